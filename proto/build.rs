@@ -1,0 +1,23 @@
+//! Compiles the protos without protoc: protox parses, tonic-prost-build writes the code, and the
+//! descriptor set goes beside it for gRPC reflection.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+
+const PROTOS: [&str; 5] = [
+    "cgfleet/v1/sample.proto",
+    "cgfleet/v1/walk.proto",
+    "cgfleet/v1/error.proto",
+    "cgfleet/v1/agent_service.proto",
+    "cgfleet/v1/fleet_service.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=cgfleet");
+    let descriptors = protox::compile(PROTOS, ["."])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("cgfleet.binpb"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Channels to an agent or the server.
+
+use std::time::Duration;
+
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Endpoint, Uri},
+};
+
+use crate::trace::InjectTraceContext;
+
+/// A channel that carries the caller's trace context.
+pub type Channel = InterceptedService<tonic::transport::Channel, InjectTraceContext>;
+
+/// How long a TCP connect may take; a host that is down answers sooner or not at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// An idle connection is pinged this often, so that a host that vanished is noticed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// A ping that is not answered in this time ends the connection.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// HTTP/2 windows for fat streams: a snapshot of many cgroups should not wait for window updates.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// The largest message accepted, gRPC's own default; batches are cut to stay far below.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// A channel to `target` (`host:port` or `http://host:port`) that connects when first used and
+/// reconnects by itself.
+///
+/// Mutual TLS goes in here and in [`crate::listen`], nowhere else.
+pub fn connect_lazy(target: &str) -> Result<Channel, InvalidTarget> {
+    let endpoint = endpoint(target)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .tcp_nodelay(true);
+    Ok(InterceptedService::new(endpoint.connect_lazy(), InjectTraceContext))
+}
+
+fn endpoint(target: &str) -> Result<Endpoint, InvalidTarget> {
+    let invalid = || InvalidTarget { target: target.to_owned() };
+    let url = if target.contains("://") { target.to_owned() } else { format!("http://{target}") };
+    let uri: Uri = url.parse().map_err(|_| invalid())?;
+    let plain = uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/");
+    if !plain || uri.host().is_none_or(str::is_empty) || uri.port_u16().is_none_or(|port| port == 0) {
+        return Err(invalid());
+    }
+    Ok(Endpoint::from(uri))
+}
+
+/// An address that no channel can be made to.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{target:?} is not an address; allowed: host:port or http://host:port")]
+pub struct InvalidTarget {
+    /// The address as given.
+    pub target: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::endpoint;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for good in ["127.0.0.1:7400", "http://[::1]:7400", "http://server.example:1/"] {
+            assert!(endpoint(good).is_ok(), "{good}");
+        }
+        for bad in ["", "localhost", "https://a:1", "http://a:1/path", "http://:1", "a:0", "a:99999", "a b:1"] {
+            assert!(endpoint(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What every gRPC server here offers beside its own services: health, reflection, a span a
+//! request, and a graceful end.
+
+use std::time::Duration;
+
+use cgfleet_proto::FILE_DESCRIPTOR_SET;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{service::Routes, transport::Server};
+use tower_http::trace::TraceLayer;
+
+use crate::trace;
+
+/// A client's connection is pinged this often, so that streams of a vanished client end.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// A ping that is not answered in this time ends the connection.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long requests under way may go on after the process was asked to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Serves `services` on `listener` until `shutdown`, then lets requests under way end, bounded.
+///
+/// `names` are the full names of the services, for `grpc.health.v1`.
+pub async fn serve(
+    listener: TcpListener,
+    services: Routes,
+    names: &[&str],
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    for name in names {
+        reporter.set_service_status(*name, tonic_health::ServingStatus::Serving).await;
+    }
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let reflection_v1alpha = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1alpha()?;
+
+    // Outermost first: a span a request, so that everything below logs inside it.
+    let spans = TraceLayer::new_for_grpc()
+        .make_span_with(|request: &http::Request<_>| trace::request_span(request.uri().path(), request.headers()))
+        .on_request(())
+        .on_response(())
+        .on_body_chunk(())
+        .on_eos(())
+        .on_failure(());
+    let serving = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .tcp_nodelay(true)
+        .layer(spans)
+        .add_routes(services)
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(reflection_v1alpha)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.clone().cancelled_owned());
+    tokio::pin!(serving);
+    tokio::select! {
+        result = &mut serving => return Ok(result?),
+        () = shutdown.cancelled() => {}
+    }
+    for name in names {
+        reporter.set_service_status(*name, tonic_health::ServingStatus::NotServing).await;
+    }
+    let Ok(drained) = tokio::time::timeout(DRAIN_TIMEOUT, serving).await else {
+        tracing::warn!(?DRAIN_TIMEOUT, "requests were still under way when the drain time was over");
+        return Ok(());
+    };
+    Ok(drained?)
+}
+
+/// A gRPC server that cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The listener or a connection failed.
+    #[error("serve gRPC: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors cannot be served.
+    #[error("serve gRPC reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
