@@ -67,7 +67,8 @@ mod tests {
         for good in ["127.0.0.1:7400", "http://[::1]:7400", "http://server.example:1/"] {
             assert!(endpoint(good).is_ok(), "{good}");
         }
-        for bad in ["", "localhost", "https://a:1", "http://a:1/path", "http://:1", "a:0", "a:99999", "a b:1"] {
+        for bad in ["", "localhost", "https://a:1", "http://a:1/path", "http://:1", "a:0", "a:99999", "a b:1"]
+        {
             assert!(endpoint(bad).is_err(), "{bad}");
         }
     }

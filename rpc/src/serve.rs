@@ -43,7 +43,9 @@ pub async fn serve(
 
     // Outermost first: a span a request, so that everything below logs inside it.
     let spans = TraceLayer::new_for_grpc()
-        .make_span_with(|request: &http::Request<_>| trace::request_span(request.uri().path(), request.headers()))
+        .make_span_with(|request: &http::Request<_>| {
+            trace::request_span(request.uri().path(), request.headers())
+        })
         .on_request(())
         .on_response(())
         .on_body_chunk(())

@@ -13,7 +13,8 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -26,10 +27,8 @@ pub enum LogFormat {
 /// `filter` is in the syntax of `tracing_subscriber::EnvFilter`, for example `info` or
 /// `cgfleet_agent=debug,info`.
 pub fn init(service: &'static str, filter: &str, format: LogFormat) -> Result<(), InitError> {
-    let filter = EnvFilter::try_new(filter).map_err(|source| InitError::Filter {
-        filter: filter.to_owned(),
-        cause: source.to_string(),
-    })?;
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|source| InitError::Filter { filter: filter.to_owned(), cause: source.to_string() })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Text => lines.with_target(false).boxed(),
@@ -48,7 +47,9 @@ pub fn init(service: &'static str, filter: &str, format: LogFormat) -> Result<()
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     /// The filter cannot be read.
-    #[error("log: {filter:?} is not a filter ({cause}); allowed: a level (error, warn, info, debug, trace) or target=level,…")]
+    #[error(
+        "log: {filter:?} is not a filter ({cause}); allowed: a level (error, warn, info, debug, trace) or target=level,…"
+    )]
     Filter {
         /// The filter as given.
         filter: String,

@@ -1,0 +1,271 @@
+//! Mounted hierarchies, and cgroups in them by path.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+/// One mounted cgroup hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// The id as in /proc/self/cgroup; 0 is cgroup v2.
+    pub id: u32,
+    /// Controllers or name as in /proc/self/cgroup; empty for cgroup v2.
+    pub name: String,
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+}
+
+impl Hierarchy {
+    /// Whether this is the cgroup v2 hierarchy.
+    pub fn is_v2(&self) -> bool {
+        self.id == 0
+    }
+
+    /// Whether the v1 controller is bound to this hierarchy.
+    pub fn has_controller(&self, controller: &str) -> bool {
+        self.name.split(',').any(|name| name == controller)
+    }
+
+    /// The directory of the cgroup with this path.
+    pub fn directory(&self, path: &[u8]) -> PathBuf {
+        let below = path.strip_prefix(b"/").unwrap_or(path);
+        if below.is_empty() {
+            self.mount_point.clone()
+        } else {
+            self.mount_point.join(OsStr::from_bytes(below))
+        }
+    }
+}
+
+/// Every hierarchy that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchies(Vec<Hierarchy>);
+
+/// A cgroup that was found by path.
+#[derive(Debug)]
+pub struct Located {
+    /// Its hierarchy's id.
+    pub hierarchy_id: u32,
+    /// Its directory, opened with O_PATH.
+    pub directory: File,
+    /// Its id: kernfs shows it as the inode number.
+    pub cgroup_id: u64,
+}
+
+impl Hierarchies {
+    /// Reads what is mounted from /proc/self.
+    pub fn read() -> Result<Self, HierarchyError> {
+        let read = |path: &'static str| fs::read(path).map_err(|source| HierarchyError { path, source });
+        Ok(Self::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
+    }
+
+    /// Joins mountinfo (proc_pid_mountinfo(5)) with the ids in /proc/self/cgroup (cgroups(7)).
+    fn parse(mountinfo: &[u8], self_cgroup: &[u8]) -> Self {
+        let self_cgroup = String::from_utf8_lossy(self_cgroup);
+        let ids: Vec<(u32, &str)> = self_cgroup
+            .lines()
+            .filter_map(|line| {
+                let mut fields = line.splitn(3, ':');
+                Some((fields.next()?.parse().ok()?, fields.next()?))
+            })
+            .collect();
+        let mut found: Vec<Hierarchy> = Vec::new();
+        for line in mountinfo.split(|byte| *byte == b'\n') {
+            let Some(mount) = Mount::parse(line) else { continue };
+            let known = if mount.is_v2 {
+                Some((0, ""))
+            } else {
+                // A v1 mount's super options name its controllers, in any order, among other words.
+                ids.iter().copied().find(|(_, name)| {
+                    !name.is_empty()
+                        && name.split(',').all(|part| mount.options.iter().any(|option| option == part))
+                })
+            };
+            let Some((id, name)) = known else { continue };
+            // A hierarchy may be mounted again elsewhere; its first mount is the usual one.
+            if found.iter().all(|hierarchy| hierarchy.id != id) {
+                found.push(Hierarchy { id, name: name.to_owned(), mount_point: mount.point });
+            }
+        }
+        found.sort_by_key(|hierarchy| hierarchy.id);
+        Self(found)
+    }
+
+    /// All of them, cgroup v2 first.
+    pub fn iter(&self) -> impl Iterator<Item = &Hierarchy> {
+        self.0.iter()
+    }
+
+    /// The hierarchy with this id.
+    pub fn by_id(&self, id: u32) -> Option<&Hierarchy> {
+        self.0.iter().find(|hierarchy| hierarchy.id == id)
+    }
+
+    /// The hierarchy with this name or controller; empty for cgroup v2.
+    pub fn by_name(&self, name: &str) -> Option<&Hierarchy> {
+        let is_named = |hierarchy: &&Hierarchy| {
+            if name.is_empty() {
+                hierarchy.is_v2()
+            } else {
+                hierarchy.name == name || hierarchy.has_controller(name)
+            }
+        };
+        self.0.iter().find(is_named)
+    }
+
+    /// Finds a cgroup by its path in a hierarchy. An absolute path of a directory below a cgroup
+    /// mount names its hierarchy itself, if `hierarchy` is empty.
+    pub fn locate(&self, hierarchy: &str, path: &[u8]) -> Result<Located, LocateError> {
+        let malformed = !path.starts_with(b"/")
+            || path.contains(&0)
+            || path.split(|byte| *byte == b'/').any(|name| name == b"..");
+        if malformed {
+            return Err(LocateError::MalformedPath);
+        }
+        let mounted_above =
+            |hierarchy: &&Hierarchy| Path::new(OsStr::from_bytes(path)).starts_with(&hierarchy.mount_point);
+        let by_mount = self.0.iter().filter(|_| hierarchy.is_empty()).find(mounted_above);
+        let (hierarchy, directory) = if let Some(hierarchy) = by_mount {
+            (hierarchy, PathBuf::from(OsStr::from_bytes(path)))
+        } else {
+            let named = self.by_name(hierarchy);
+            let hierarchy = named.ok_or_else(|| LocateError::NoSuchHierarchy { mounted: self.names() })?;
+            (hierarchy, hierarchy.directory(path))
+        };
+        let directory = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            .open(&directory)
+            .map_err(LocateError::NoSuchCgroup)?;
+        let cgroup_id = directory.metadata().map_err(LocateError::NoSuchCgroup)?.ino();
+        Ok(Located { hierarchy_id: hierarchy.id, directory, cgroup_id })
+    }
+
+    /// What `hierarchy` of a target may be, for people.
+    fn names(&self) -> String {
+        let named =
+            self.0.iter().filter(|hierarchy| !hierarchy.is_v2()).map(|hierarchy| hierarchy.name.as_str());
+        let v2 = self.0.iter().any(Hierarchy::is_v2).then_some("empty (cgroup v2)");
+        v2.into_iter().chain(named).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What a line of mountinfo says of a cgroup mount.
+struct Mount {
+    is_v2: bool,
+    point: PathBuf,
+    options: Vec<String>,
+}
+
+impl Mount {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+        let separator = fields.iter().position(|field| *field == b"-")?;
+        let is_v2 = match *fields.get(separator + 1)? {
+            b"cgroup2" => true,
+            b"cgroup" => false,
+            _ => return None,
+        };
+        let options = String::from_utf8_lossy(fields.get(separator + 3)?);
+        let options = options.split(',').map(str::to_owned).collect();
+        Some(Self { is_v2, point: PathBuf::from(unescape_octal(fields.get(4)?)), options })
+    }
+}
+
+/// mountinfo writes space, tab, newline and backslash as \ooo.
+fn unescape_octal(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
+        if let Some(byte) = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            bytes.push(byte);
+            rest = &after[3..];
+        } else {
+            bytes.push(first);
+            rest = after;
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+/// What is mounted cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("read {path}: {source}")]
+pub struct HierarchyError {
+    path: &'static str,
+    source: io::Error,
+}
+
+/// A path that leads to no cgroup.
+#[derive(Debug, thiserror::Error)]
+pub enum LocateError {
+    /// It cannot be a cgroup's path.
+    #[error("a cgroup path begins with / and has no .. in it")]
+    MalformedPath,
+    /// The hierarchy is not mounted here.
+    #[error("no such hierarchy; mounted: {mounted}")]
+    NoSuchHierarchy {
+        /// What is.
+        mounted: String,
+    },
+    /// There is no such directory.
+    #[error("no such cgroup: {0}")]
+    NoSuchCgroup(io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID_MOUNTINFO: &[u8] = b"\
+25 20 0:22 / /proc rw,relatime - proc proc rw
+30 24 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct
+31 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
+32 24 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+33 24 0:29 / /mnt/a\\040b rw - cgroup cgroup rw,memory
+34 24 0:29 / /mnt/again rw - cgroup cgroup rw,memory
+";
+    const HYBRID_CGROUP: &[u8] = b"9:name=systemd:/\n4:memory:/x\n2:cpuacct,cpu:/\n0::/init.scope\n";
+
+    #[test]
+    fn mounts_are_joined_with_their_ids() {
+        let hierarchies = Hierarchies::parse(HYBRID_MOUNTINFO, HYBRID_CGROUP);
+        let found: Vec<_> =
+            hierarchies.iter().map(|h| (h.id, h.name.as_str(), h.mount_point.to_str().unwrap())).collect();
+        let expect = [
+            (0, "", "/sys/fs/cgroup/unified"),
+            (2, "cpuacct,cpu", "/sys/fs/cgroup/cpu,cpuacct"),
+            (4, "memory", "/mnt/a b"),
+            (9, "name=systemd", "/sys/fs/cgroup/systemd"),
+        ];
+        assert_eq!(found, expect);
+    }
+
+    #[test]
+    fn a_hierarchy_has_several_names() {
+        let hierarchies = Hierarchies::parse(HYBRID_MOUNTINFO, HYBRID_CGROUP);
+        let check =
+            |name: &str, id: Option<u32>| assert_eq!(hierarchies.by_name(name).map(|h| h.id), id, "{name}");
+        check("", Some(0));
+        check("cpu", Some(2));
+        check("cpuacct,cpu", Some(2));
+        check("name=systemd", Some(9));
+        check("pids", None);
+    }
+
+    #[test]
+    fn a_path_that_could_leave_the_mount_is_refused() {
+        let hierarchies = Hierarchies::parse(HYBRID_MOUNTINFO, HYBRID_CGROUP);
+        for path in [&b"a"[..], b"", b"/..", b"/a/../../etc", b"/a\0b"] {
+            assert!(matches!(hierarchies.locate("", path), Err(LocateError::MalformedPath)), "{path:?}");
+        }
+    }
+}

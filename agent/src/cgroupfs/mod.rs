@@ -1,0 +1,10 @@
+//! The cgroup filesystems: which hierarchies are mounted where, directories of cgroups, and the
+//! files that are read because the kernel keeps a value nowhere else.
+//!
+//! Must not know BPF, requests or messages.
+
+mod cpu;
+mod hierarchy;
+
+pub use cpu::{CpuUsage, read_cpu};
+pub use hierarchy::{Hierarchies, Hierarchy, HierarchyError, LocateError, Located};

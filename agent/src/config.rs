@@ -1,0 +1,88 @@
+//! What can be configured of an agent.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use cgfleet_config::{Checked, Daemon, HumanDuration, InvalidValue};
+use cgfleet_rpc::trace::LogFormat;
+
+/// The agent as the configuration system knows it.
+pub const DAEMON: Daemon = Daemon {
+    name: "cgfleet-agent",
+    about: "Walks this host's cgroups in the kernel and answers Walk, Flush and Subscribe.",
+    version: env!("CARGO_PKG_VERSION"),
+    env_prefix: "CGFLEET_AGENT_",
+    default_file: "/etc/cgfleet/agent.toml",
+};
+
+/// The kernel ends an iterator's read after so many objects (kernel/bpf/bpf_iter.c, MAX_ITER_OBJECTS).
+const WALK_ROWS_LIMIT: u32 = 1_000_000;
+
+/// The agent's configuration.
+#[derive(Debug, Clone, confique::Config)]
+pub struct AgentConfig {
+    /// The address to serve gRPC on.
+    #[config(default = "127.0.0.1:7401")]
+    pub listen_address: SocketAddr,
+    /// Serve other hosts without TLS. Without it, only a loopback address is allowed.
+    #[config(default = false)]
+    pub insecure: bool,
+    /// The directory that keeps the host's id. Created if it is missing.
+    #[config(default = "/var/lib/cgfleet-agent")]
+    pub state_dir: PathBuf,
+    /// The host's name in answers. Unset means the kernel's host name.
+    pub hostname: Option<String>,
+    /// The server to register with (http://host:port). Unset means that nobody is told.
+    pub server_url: Option<String>,
+    /// host:port at which the server reaches this agent. Unset means the address served on.
+    pub advertise_address: Option<String>,
+    /// Time between two ticks of a subscription; 100ms to 1h.
+    #[config(default = "10s")]
+    pub sample_interval: HumanDuration,
+    /// The most cgroups that one walk returns; 1 to 1000000. Costs 40 bytes each.
+    #[config(default = 65536)]
+    pub walk_rows_max: u32,
+    /// The most names of new cgroups that one walk brings; a walk that meets more is repeated. Costs
+    /// 272 bytes each; 1 to 1000000.
+    #[config(default = 8192)]
+    pub walk_names_max: u32,
+    /// The most requests that wait for the walker; more are refused. 1 to 65536.
+    #[config(default = 64)]
+    pub walk_queue_max: u32,
+    /// The most subscriptions at a time; more are refused. 1 to 65536.
+    #[config(default = 64)]
+    pub subscribers_max: u32,
+    /// What to log: a level (error, warn, info, debug, trace), or target=level,…
+    #[config(default = "info")]
+    pub log: String,
+    /// How log lines look: text or json.
+    #[config(default = "text")]
+    pub log_format: LogFormat,
+}
+
+impl Checked for AgentConfig {
+    fn check(&self) -> Result<(), InvalidValue> {
+        let within = |field, value: u32, max: u32| {
+            if (1..=max).contains(&value) {
+                Ok(())
+            } else {
+                Err(InvalidValue::new(field, format!("1 to {max}")))
+            }
+        };
+        within("walk_rows_max", self.walk_rows_max, WALK_ROWS_LIMIT)?;
+        within("walk_names_max", self.walk_names_max, WALK_ROWS_LIMIT)?;
+        within("walk_queue_max", self.walk_queue_max, 65_536)?;
+        within("subscribers_max", self.subscribers_max, 65_536)?;
+        let interval_ms = self.sample_interval.get().as_millis();
+        if !(100..=3_600_000).contains(&interval_ms) {
+            return Err(InvalidValue::new("sample_interval", "100ms to 1h"));
+        }
+        if self.server_url.is_some()
+            && self.advertise_address.is_none()
+            && self.listen_address.ip().is_unspecified()
+        {
+            let allowed = "one address while advertise_address is unset: the server cannot dial 'any'";
+            return Err(InvalidValue::new("listen_address", allowed));
+        }
+        Ok(())
+    }
+}

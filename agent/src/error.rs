@@ -1,0 +1,40 @@
+//! The agent's errors as they cross the wire.
+
+use cgfleet_proto::v1::ErrorReason;
+use cgfleet_rpc::wire_error::WireError;
+use tonic::Code;
+
+use crate::{cgroupfs::LocateError, walker::WalkError};
+
+impl From<WalkError> for WireError {
+    fn from(error: WalkError) -> Self {
+        let message = error.to_string();
+        match error {
+            WalkError::Target { field, target, cause } => match cause {
+                LocateError::NoSuchHierarchy { mounted } => {
+                    Self::invalid_field(&format!("{field}.hierarchy"), target, mounted)
+                }
+                cause => Self::invalid_field(&format!("{field}.path"), target, cause),
+            },
+            WalkError::NoSuchCgroup { field, target } => {
+                Self::new(Code::NotFound, ErrorReason::CgroupNotFound, message)
+                    .with("field", field)
+                    .with("value", target)
+            }
+            WalkError::StopAtElsewhere { stop_at, .. } => {
+                Self::invalid_field("stop_at", stop_at, "a cgroup in the hierarchy of target")
+            }
+            WalkError::Unnamed { .. } => {
+                Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
+                    .with("limit", "walk_names_max")
+            }
+            WalkError::QueueFull { queue_max } => {
+                Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
+                    .with("limit", "walk_queue_max")
+                    .with("value", queue_max)
+            }
+            WalkError::Stopped => Self::new(Code::Unavailable, ErrorReason::ShuttingDown, message),
+            WalkError::Kernel(_) => Self::new(Code::Internal, ErrorReason::Internal, message),
+        }
+    }
+}

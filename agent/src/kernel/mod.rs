@@ -1,0 +1,16 @@
+//! The kernel: loading the BPF programs, running walks with them, and draining what they wrote.
+//!
+//! Owns everything of BPF and all `unsafe` of the product. Must not know paths, metrics' names or
+//! messages: it takes descriptors and ids and gives records.
+#![allow(unsafe_code, reason = "the only module that talks to bpf(2) and maps its memory")]
+
+mod error;
+mod kfunc;
+mod locked;
+mod mapped;
+mod programs;
+mod sys;
+
+pub use error::{AttachError, KernelError, LoadError};
+pub use locked::{Drained, Flushed, LockedWalker, Start, WalkRequest};
+pub use programs::Bounds;

@@ -1,0 +1,123 @@
+//! Loads the walk's programs and maps.
+
+use std::io;
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{HashMap, Map, MapData},
+    programs::{Iter, ProgramFd},
+};
+use aya_obj::btf::BtfKind;
+use cgfleet_ebpf::abi::{cg_key, cg_name, cg_record, cg_walk};
+
+use super::{LoadError, kfunc, mapped::MappedArray};
+
+/// How large the maps are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The most rows of one walk.
+    pub records_max: u32,
+    /// The most names of new cgroups that one walk can bring.
+    pub names_max: u32,
+    /// The most cgroups whose names need not be sent again.
+    pub known_max: u32,
+}
+
+/// `cg_key` as a key of aya's.
+#[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Key(pub(super) cg_key);
+
+// SAFETY: cg_key is plain integers without padding (its last field is named so).
+unsafe impl aya::Pod for Key {}
+
+/// The loaded programs, and their maps as memory.
+#[derive(Debug)]
+pub(super) struct Programs {
+    pub(super) flush_topmost: ProgramFd,
+    pub(super) walk_locked: ProgramFd,
+    pub(super) walk: MappedArray<cg_walk>,
+    pub(super) records: MappedArray<cg_record>,
+    pub(super) names: MappedArray<cg_name>,
+    pub(super) known: HashMap<MapData, Key, u32>,
+    /// Keeps the programs loaded.
+    _object: Ebpf,
+}
+
+impl Programs {
+    pub(super) fn load(bounds: Bounds) -> Result<Self, LoadError> {
+        let btf = Btf::from_sys_fs().map_err(|error| LoadError::NoBtf(chain(&error)))?;
+        if btf.id_by_type_name_kind("bpf_iter__cgroup", BtfKind::Struct).is_err() {
+            return Err(LoadError::NoCgroupIterator);
+        }
+        let mut object = cgfleet_ebpf::WALK_OBJECT.to_vec();
+        kfunc::bind(&mut object, |name| btf.id_by_type_name_kind(name, BtfKind::Func).ok())?;
+        let mut object = EbpfLoader::new()
+            .btf(Some(&btf))
+            .map_max_entries("records", bounds.records_max)
+            .map_max_entries("names", bounds.names_max)
+            .map_max_entries("known", bounds.known_max)
+            .load(&object)
+            .map_err(|error| refused("the walk's maps", &error))?;
+        Ok(Self {
+            flush_topmost: load_iter(&mut object, "flush_topmost", &btf)?,
+            walk_locked: load_iter(&mut object, "walk_locked", &btf)?,
+            walk: mapped(&mut object, "walk")?,
+            records: mapped(&mut object, "records")?,
+            names: mapped(&mut object, "names")?,
+            known: HashMap::try_from(take_map(&mut object, "known")?)
+                .map_err(|error| refused("known", &error))?,
+            _object: object,
+        })
+    }
+}
+
+fn load_iter(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<ProgramFd, LoadError> {
+    let program = object.program_mut(name).ok_or_else(|| missing(name))?;
+    let iter: &mut Iter = program.try_into().map_err(|error| refused(name, &error))?;
+    iter.load("cgroup", btf).map_err(|error| refused(name, &error))?;
+    let fd = iter.fd().map_err(|error| refused(name, &error))?;
+    fd.try_clone().map_err(|error| refused(name, &error))
+}
+
+fn mapped<T: super::mapped::Shared>(
+    object: &mut Ebpf,
+    name: &'static str,
+) -> Result<MappedArray<T>, LoadError> {
+    let (Map::Array(data) | Map::HashMap(data)) = take_map(object, name)? else { return Err(missing(name)) };
+    MappedArray::new(&data).map_err(|source| LoadError::Map { map: name, source })
+}
+
+fn take_map(object: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
+    object.take_map(name).ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> LoadError {
+    LoadError::Refused { what: name.to_owned(), cause: "the BPF object has no such part".to_owned() }
+}
+
+/// A refusal in one line; permission is told apart because its mending is known.
+fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> LoadError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        {
+            return LoadError::NotPermitted;
+        }
+        cause = error.source();
+    }
+    LoadError::Refused { what: what.to_owned(), cause: chain(error) }
+}
+
+/// An error and all of its causes.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

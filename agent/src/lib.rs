@@ -1,0 +1,113 @@
+//! The agent of one host: walks its cgroups in the kernel and answers gRPC.
+//!
+//! main → [`run`] → service → sampler → walker → kernel and cgroupfs, never back.
+
+pub mod cgroupfs;
+pub mod config;
+mod error;
+pub mod identity;
+pub mod kernel;
+mod register;
+mod sampler;
+mod service;
+pub mod walker;
+
+use std::{io, sync::Arc};
+
+use cgfleet_proto::v1::{Host, agent_service_server::AgentServiceServer};
+use cgfleet_rpc::{
+    channel::{self, InvalidTarget},
+    serve::{self, ServeError},
+};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::{
+    cgroupfs::{Hierarchies, HierarchyError},
+    config::AgentConfig,
+    identity::{Identity, IdentityError},
+    kernel::{Bounds, LoadError, LockedWalker},
+    sampler::Sampler,
+    service::Agent,
+    walker::{Engine, Walker},
+};
+
+/// Cgroups whose names the kernel side remembers, for each row of the largest walk: room for those
+/// that come and go between two tidyings.
+const KNOWN_PER_ROW: u32 = 4;
+
+/// Runs an agent on `listener` until `shutdown`.
+pub async fn run(
+    config: AgentConfig,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
+    let (identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
+    let address = listener.local_addr().map_err(AgentError::Thread)?.to_string();
+    let address = config.advertise_address.clone().unwrap_or(address);
+    let server =
+        config.server_url.as_deref().map(channel::connect_lazy).transpose().map_err(AgentError::ServerUrl)?;
+
+    let bounds = Bounds {
+        records_max: config.walk_rows_max,
+        names_max: config.walk_names_max,
+        known_max: config.walk_rows_max.saturating_mul(KNOWN_PER_ROW),
+    };
+    let hierarchies = Hierarchies::read()?;
+    let engine = Engine::new(LockedWalker::load(bounds)?, hierarchies.clone(), bounds);
+    let walker = Walker::start(engine, config.walk_queue_max as usize).map_err(AgentError::Thread)?;
+    let sampler = Sampler::start(walker.clone(), config.sample_interval.get(), shutdown.clone());
+
+    if let Some(server) = server {
+        tokio::spawn(register::keep_registered(server, host(&identity, &address), shutdown.clone()));
+    }
+    tracing::info!(host_id = %identity.host_id, hostname = identity.hostname, address, "serving");
+    let agent = Agent {
+        identity,
+        hierarchies,
+        walker,
+        sampler,
+        subscribers: Arc::new(Semaphore::new(config.subscribers_max as usize)),
+        subscribers_max: config.subscribers_max,
+        walk_rows_max: config.walk_rows_max,
+        shutdown: shutdown.clone(),
+    };
+    let routes = Routes::new(AgentServiceServer::new(agent));
+    Ok(serve::serve(listener, routes, &["cgfleet.v1.AgentService"], shutdown).await?)
+}
+
+fn host(identity: &Identity, address: &str) -> Host {
+    Host {
+        host_id: identity.host_id.to_string(),
+        boot_id: identity.boot_id.to_string(),
+        agent_epoch: identity.agent_epoch.to_string(),
+        hostname: identity.hostname.clone(),
+        address: address.to_owned(),
+        kernel_release: identity.kernel_release.clone(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// An agent that cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// It has no identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// It does not know the cgroup filesystems.
+    #[error(transparent)]
+    Hierarchies(#[from] HierarchyError),
+    /// The kernel side cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The server's address is no address.
+    #[error("server_url: {0}")]
+    ServerUrl(InvalidTarget),
+    /// The kernel gives no thread or socket.
+    #[error("start: {0}")]
+    Thread(io::Error),
+    /// gRPC cannot be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}

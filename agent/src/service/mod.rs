@@ -1,0 +1,105 @@
+//! AgentService: requests in, answers out.
+//!
+//! Owns the translation between messages and the walker; must not touch the kernel or files.
+
+mod capabilities;
+mod spec;
+mod subscribe;
+
+use std::{pin::Pin, sync::Arc, time::SystemTime};
+
+use cgfleet_proto::v1::{
+    AgentServiceFlushRequest, AgentServiceFlushResponse, CgroupSample, GetCapabilitiesRequest,
+    GetCapabilitiesResponse, SampleBatch, SubscribeRequest, SubscribeResponse, WalkHeader, WalkRequest,
+    WalkResponse, agent_service_server::AgentService, walk_response::Event,
+};
+use cgfleet_rpc::wire_error::WireError;
+use futures::{Stream, stream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::{cgroupfs::Hierarchies, identity::Identity, sampler::Sampler, walker::Walker};
+
+/// Rows in one message: far below the 4 MiB that gRPC accepts by default, also for long paths.
+const BATCH_ROWS: usize = 500;
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) identity: Identity,
+    pub(crate) hierarchies: Hierarchies,
+    pub(crate) walker: Walker,
+    pub(crate) sampler: Sampler,
+    pub(crate) subscribers: Arc<Semaphore>,
+    pub(crate) subscribers_max: u32,
+    pub(crate) walk_rows_max: u32,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// A stream of answers.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AgentService for Agent {
+    type WalkStream = Answers<WalkResponse>;
+    type SubscribeStream = Answers<SubscribeResponse>;
+
+    async fn walk(&self, request: Request<WalkRequest>) -> Result<Response<Self::WalkStream>, Status> {
+        let spec = spec::walk_spec(request.into_inner().spec)?;
+        let started_at = SystemTime::now();
+        let target = spec.target.to_text();
+        let walked = self.walker.walk(spec).await.map_err(WireError::from)?;
+        tracing::debug!(target, rows = walked.samples.len(), walk_ns = walked.summary.walk_ns, "walked");
+        let header = WalkHeader {
+            host_id: self.identity.host_id.to_string(),
+            boot_id: self.identity.boot_id.to_string(),
+            hostname: self.identity.hostname.clone(),
+            started_at: Some(started_at.into()),
+        };
+        let batches = Batches(walked.samples.into_iter()).map(Event::Batch);
+        let events =
+            [Event::Header(header)].into_iter().chain(batches).chain([Event::Summary(walked.summary)]);
+        Ok(Response::new(Box::pin(stream::iter(events.map(|event| Ok(WalkResponse { event: Some(event) }))))))
+    }
+
+    async fn flush(
+        &self,
+        request: Request<AgentServiceFlushRequest>,
+    ) -> Result<Response<AgentServiceFlushResponse>, Status> {
+        let target = spec::target_or_root("target", request.into_inner().target)?;
+        let flushed = self.walker.flush(target).await.map_err(WireError::from)?;
+        Ok(Response::new(AgentServiceFlushResponse {
+            cgroup_id: flushed.cgroup_id,
+            path: flushed.path,
+            flush_ns: flushed.flush_ns,
+            flushed_at: Some(SystemTime::now().into()),
+        }))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        Ok(Response::new(subscribe::subscribe(self, request.get_ref())?))
+    }
+
+    async fn get_capabilities(
+        &self,
+        _request: Request<GetCapabilitiesRequest>,
+    ) -> Result<Response<GetCapabilitiesResponse>, Status> {
+        Ok(Response::new(capabilities::capabilities(self)))
+    }
+}
+
+/// Cuts samples into messages, as they are taken.
+struct Batches<I>(I);
+
+impl<I: Iterator<Item = CgroupSample>> Iterator for Batches<I> {
+    type Item = SampleBatch;
+
+    fn next(&mut self) -> Option<SampleBatch> {
+        let samples: Vec<CgroupSample> = self.0.by_ref().take(BATCH_ROWS).collect();
+        (!samples.is_empty()).then_some(SampleBatch { samples })
+    }
+}

@@ -1,0 +1,76 @@
+//! Requests as they arrive, parsed: behind this point there are no bad ones.
+
+use cgfleet_model::unescape_path;
+use cgfleet_proto::{
+    metrics_of_read_mask,
+    v1::{CgroupOrder, CgroupTarget, WalkSpec as WireSpec},
+};
+use cgfleet_rpc::wire_error::WireError;
+
+use crate::walker::{Order, Target, WalkSpec};
+
+/// What the orders are called in errors.
+const ORDERS: &str = "CGROUP_ORDER_SELF_ONLY (1), CGROUP_ORDER_DESCENDANTS_PRE (2), \
+                      CGROUP_ORDER_DESCENDANTS_POST (3), CGROUP_ORDER_ANCESTORS_UP (4)";
+
+/// Parses what to walk.
+pub(super) fn walk_spec(spec: Option<WireSpec>) -> Result<WalkSpec, WireError> {
+    let spec = spec.ok_or_else(|| WireError::invalid_field("spec", "", "a walk's specification"))?;
+    Ok(WalkSpec {
+        target: target_or_root("spec.target", spec.target)?,
+        order: order(spec.order)?,
+        metrics: metrics_of_read_mask(spec.read_mask.as_ref())?,
+        limit: spec.limit,
+        stop_at: spec.stop_at.map(|stop_at| target("spec.stop_at", stop_at)).transpose()?,
+    })
+}
+
+/// Parses a cgroup; unset means the root of cgroup v2.
+pub(super) fn target_or_root(field: &str, wire: Option<CgroupTarget>) -> Result<Target, WireError> {
+    wire.map_or_else(|| Ok(Target::v2_root()), |wire| target(field, wire))
+}
+
+fn target(field: &str, wire: CgroupTarget) -> Result<Target, WireError> {
+    let CgroupTarget { path, cgroup_id, hierarchy } = wire;
+    if cgroup_id == 0 {
+        let path = if path.is_empty() { "/" } else { &path };
+        let allowed = "a path with \\xHH for bytes that text cannot hold";
+        let path = unescape_path(path)
+            .map_err(|_| WireError::invalid_field(&format!("{field}.path"), path, allowed))?;
+        return Ok(Target::Path { hierarchy, path });
+    }
+    if !path.is_empty() {
+        let allowed = format!("path or cgroup_id, not both (cgroup_id is {cgroup_id})");
+        return Err(WireError::invalid_field(&format!("{field}.path"), path, allowed));
+    }
+    if !hierarchy.is_empty() {
+        let allowed = "empty with cgroup_id: the kernel finds ids in cgroup v2 only";
+        return Err(WireError::invalid_field(&format!("{field}.hierarchy"), hierarchy, allowed));
+    }
+    Ok(Target::Id(cgroup_id))
+}
+
+fn order(wire: i32) -> Result<Order, WireError> {
+    let refused = || {
+        let name = CgroupOrder::try_from(wire)
+            .map_or_else(|_| wire.to_string(), |order| order.as_str_name().to_owned());
+        WireError::invalid_field("spec.order", name, ORDERS)
+    };
+    match CgroupOrder::try_from(wire).map_err(|_| refused())? {
+        CgroupOrder::Unspecified => Err(refused()),
+        CgroupOrder::SelfOnly => Ok(Order::SelfOnly),
+        CgroupOrder::DescendantsPre => Ok(Order::DescendantsPre),
+        CgroupOrder::DescendantsPost => Ok(Order::DescendantsPost),
+        CgroupOrder::AncestorsUp => Ok(Order::AncestorsUp),
+    }
+}
+
+/// The wire's name of an order.
+pub(super) fn wire_order(order: Order) -> CgroupOrder {
+    match order {
+        Order::SelfOnly => CgroupOrder::SelfOnly,
+        Order::DescendantsPre => CgroupOrder::DescendantsPre,
+        Order::DescendantsPost => CgroupOrder::DescendantsPost,
+        Order::AncestorsUp => CgroupOrder::AncestorsUp,
+    }
+}

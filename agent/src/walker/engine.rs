@@ -1,0 +1,209 @@
+//! A walk from the request to the samples: find the cgroups, flush, walk, name, and read from files
+//! what the kernel keeps nowhere else.
+
+use std::{
+    os::fd::AsFd as _,
+    time::{Duration, Instant, SystemTime},
+};
+
+use cgfleet_ebpf::abi::{self, cg_record, cg_walk};
+use cgfleet_model::unescape_path;
+use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkEngine, WalkSummary};
+
+use crate::{
+    cgroupfs::{Hierarchies, LocateError, Located, read_cpu},
+    kernel::{Bounds, Flushed, LockedWalker, Start, WalkRequest},
+};
+
+use super::{FlushedSubtree, Order, Target, WalkError, WalkSpec, Walked, decode, tree::Tree};
+
+/// How often names of cgroups that are gone are dropped, and how long one may be unseen before.
+const TIDY_INTERVAL: Duration = Duration::from_mins(1);
+const UNSEEN_MAX: Duration = Duration::from_mins(10);
+/// The same when the kernel side has little room for new names left.
+const UNSEEN_MAX_CROWDED: Duration = Duration::from_secs(10);
+
+/// Runs walks and flushes.
+#[derive(Debug)]
+pub struct Engine {
+    kernel: LockedWalker,
+    hierarchies: Hierarchies,
+    bounds: Bounds,
+    tree: Tree,
+    tidied_at: Instant,
+}
+
+/// A target as the kernel takes it.
+enum Found {
+    ByPath(Located),
+    ById(u64),
+}
+
+impl Found {
+    fn start(&self) -> Start<'_> {
+        match self {
+            Self::ByPath(located) => Start::Directory(located.directory.as_fd()),
+            Self::ById(id) => Start::Id(*id),
+        }
+    }
+
+    fn cgroup_id(&self) -> u64 {
+        match self {
+            Self::ByPath(located) => located.cgroup_id,
+            Self::ById(id) => *id,
+        }
+    }
+
+    /// The kernel takes ids of cgroup v2 only.
+    fn hierarchy_id(&self) -> u32 {
+        match self {
+            Self::ByPath(located) => located.hierarchy_id,
+            Self::ById(_) => 0,
+        }
+    }
+}
+
+impl Engine {
+    /// An engine over a loaded kernel side.
+    pub fn new(kernel: LockedWalker, hierarchies: Hierarchies, bounds: Bounds) -> Self {
+        Self { kernel, hierarchies, bounds, tree: Tree::default(), tidied_at: Instant::now() }
+    }
+
+    pub(super) fn walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError> {
+        self.try_walk(spec).map_err(|error| error.at_target(&spec.target))
+    }
+
+    pub(super) fn flush(&mut self, target: &Target) -> Result<FlushedSubtree, WalkError> {
+        self.try_flush(target).map_err(|error| error.at_target(target))
+    }
+
+    fn try_walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError> {
+        let found = self.find("target", &spec.target)?;
+        let stop_at = spec.stop_at.as_ref().map(|stop_at| self.find("stop_at", stop_at)).transpose()?;
+        if stop_at.as_ref().is_some_and(|stop_at| stop_at.hierarchy_id() != found.hierarchy_id()) {
+            let stop_at = spec.stop_at.as_ref().map(Target::to_text).unwrap_or_default();
+            return Err(WalkError::StopAtElsewhere { stop_at, target: spec.target.to_text() });
+        }
+        let request = WalkRequest {
+            start: found.start(),
+            order: spec.order.to_abi(),
+            groups: decode::groups_of(spec.metrics),
+            limit: spec.limit,
+            stop_at_id: stop_at.map_or(0, |stop_at| stop_at.cgroup_id()),
+        };
+        // What rstat keeps and is not asked for need not be fresh; of v1 we read files alone.
+        let flush = request.groups != 0 && found.hierarchy_id() == 0;
+        let flushed = if flush { self.kernel.flush_topmost(&request)? } else { Flushed::default() };
+        let flushed_at = (flushed.cgroup_id != 0).then(SystemTime::now);
+        let (records, walk) = self.walk_naming(&request)?;
+        if let Some(first) = records.first()
+            && self.tree.path(first.hierarchy_id, first.id).is_none()
+        {
+            self.learn_ancestors(request.start)?;
+        }
+        let samples = records.iter().filter_map(|record| self.sample(record, spec)).collect();
+        Ok(Walked { samples, summary: summary(&walk, &flushed, flushed_at) })
+    }
+
+    fn try_flush(&mut self, target: &Target) -> Result<FlushedSubtree, WalkError> {
+        let found = self.find("target", target)?;
+        // An answer that goes down from here is what a flush prepares.
+        let order = Order::DescendantsPre.to_abi();
+        let request = WalkRequest { start: found.start(), order, groups: 0, limit: 1, stop_at_id: 0 };
+        let flushed = self.kernel.flush_topmost(&request)?;
+        if !flushed.visited {
+            return Err(WalkError::NoSuchCgroup { field: "target", target: target.to_text() });
+        }
+        self.learn_ancestors(request.start)?;
+        let path = self.tree.path(found.hierarchy_id(), flushed.cgroup_id);
+        Ok(FlushedSubtree {
+            cgroup_id: flushed.cgroup_id,
+            path: path.as_deref().unwrap_or_default().to_owned(),
+            flush_ns: flushed.flush_ns,
+        })
+    }
+
+    /// Drops names of cgroups that are gone, now and then.
+    pub(super) fn tidy(&mut self) {
+        let now = Instant::now();
+        let crowded = self.tree.len() >= self.bounds.known_max as usize / 4 * 3;
+        if !crowded && now.duration_since(self.tidied_at) < TIDY_INTERVAL {
+            return;
+        }
+        self.tidied_at = now;
+        for key in self.tree.drop_unseen(if crowded { UNSEEN_MAX_CROWDED } else { UNSEEN_MAX }, now) {
+            if let Err(error) = self.kernel.forget(key) {
+                tracing::warn!(%error, "a name stays in the kernel's map");
+            }
+        }
+    }
+
+    fn find(&self, field: &'static str, target: &Target) -> Result<Found, WalkError> {
+        match target {
+            Target::Id(id) => Ok(Found::ById(*id)),
+            Target::Path { hierarchy, path } => match self.hierarchies.locate(hierarchy, path) {
+                Ok(located) => Ok(Found::ByPath(located)),
+                Err(LocateError::NoSuchCgroup(_)) => {
+                    Err(WalkError::NoSuchCgroup { field, target: target.to_text() })
+                }
+                Err(cause) => Err(WalkError::Target { field, target: target.to_text(), cause }),
+            },
+        }
+    }
+
+    /// Walks, again if the kernel met more new cgroups than it could name at once.
+    fn walk_naming(&mut self, request: &WalkRequest<'_>) -> Result<(Vec<cg_record>, cg_walk), WalkError> {
+        let walks_max = self.bounds.records_max / self.bounds.names_max + 2;
+        let mut dropped = 0;
+        for _ in 0..walks_max {
+            let drained = self.kernel.walk(request)?;
+            let now = Instant::now();
+            for (key, name) in drained.names {
+                self.tree.name(key, name, now);
+            }
+            for record in &drained.records {
+                self.tree.link(record, now);
+            }
+            dropped = drained.walk.names_dropped;
+            if dropped == 0 {
+                return Ok((drained.records, drained.walk));
+            }
+        }
+        Err(WalkError::Unnamed { dropped })
+    }
+
+    /// Learns the names between the start of a walk and the root, which a walk downward does not meet.
+    fn learn_ancestors(&mut self, start: Start<'_>) -> Result<(), WalkError> {
+        let order = Order::AncestorsUp.to_abi();
+        self.walk_naming(&WalkRequest { start, order, groups: 0, limit: 0, stop_at_id: 0 }).map(drop)
+    }
+
+    /// A record as a sample. `None` if an ancestor was removed before its name was read: then the
+    /// cgroup is gone too.
+    fn sample(&mut self, record: &cg_record, spec: &WalkSpec) -> Option<CgroupSample> {
+        let path = self.tree.path(record.hierarchy_id, record.id)?;
+        let mut sample = decode::sample(record, &path);
+        if sample.cpu.is_none() && decode::groups_of(spec.metrics) & abi::CG_GROUP_CPU != 0 {
+            let hierarchy = self.hierarchies.by_id(record.hierarchy_id);
+            let path = unescape_path(&path).ok()?;
+            sample.cpu = hierarchy.and_then(|hierarchy| read_cpu(hierarchy, &path)).map(decode::cpu_of_file);
+        }
+        sample.keep_only(spec.metrics);
+        Some(sample)
+    }
+}
+
+fn summary(walk: &cg_walk, flushed: &Flushed, flushed_at: Option<SystemTime>) -> WalkSummary {
+    let end = decode::end(walk);
+    WalkSummary {
+        engine: WalkEngine::Locked.into(),
+        end: end.into(),
+        cgroups_visited: walk.visited,
+        flushed_cgroup_id: flushed.cgroup_id,
+        flushed_at: flushed_at.map(Into::into),
+        flush_ns: flushed.flush_ns,
+        walk_ns: walk.walk_ns,
+        cgroup_mutex_held_ns_max: walk.walk_ns.max(flushed.mutex_held_ns),
+        truncated_by: if end == WalkEnd::Truncated { "walk_rows_max".to_owned() } else { String::new() },
+    }
+}

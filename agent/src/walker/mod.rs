@@ -1,0 +1,91 @@
+//! One thread that owns the kernel's objects and runs every walk and flush, one at a time.
+//!
+//! Requests come through a bounded queue; answers go back whole. Must not know gRPC.
+
+mod decode;
+mod engine;
+mod request;
+mod tree;
+
+use std::{io, thread};
+
+use cgfleet_proto::v1::{CgroupSample, WalkSummary};
+use tokio::sync::{mpsc, oneshot};
+
+pub use engine::Engine;
+pub use request::{Order, Target, WalkError, WalkSpec};
+
+/// The answer to a walk.
+#[derive(Debug)]
+pub struct Walked {
+    /// One sample a cgroup, in the order of the walk.
+    pub samples: Vec<CgroupSample>,
+    /// How the walk ended and what it cost.
+    pub summary: WalkSummary,
+}
+
+/// The answer to a flush.
+#[derive(Debug)]
+pub struct FlushedSubtree {
+    /// The cgroup whose subtree was flushed.
+    pub cgroup_id: u64,
+    /// Its path as text.
+    pub path: String,
+    /// Time in the flush, in nanoseconds.
+    pub flush_ns: u64,
+}
+
+enum Job {
+    Walk(WalkSpec, oneshot::Sender<Result<Walked, WalkError>>),
+    Flush(Target, oneshot::Sender<Result<FlushedSubtree, WalkError>>),
+}
+
+/// A handle to the walker thread, which ends with the last handle.
+#[derive(Debug, Clone)]
+pub struct Walker {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Walker {
+    /// Starts the thread. At most `queue_max` requests wait; more are refused.
+    pub fn start(mut engine: Engine, queue_max: usize) -> io::Result<Self> {
+        let (jobs, mut queue) = mpsc::channel(queue_max);
+        thread::Builder::new().name("walker".to_owned()).spawn(move || {
+            while let Some(job) = queue.blocking_recv() {
+                engine.tidy();
+                // A requester that has gone does not want the answer, nor the work for it.
+                match job {
+                    Job::Walk(_, answer) if answer.is_closed() => {}
+                    Job::Walk(spec, answer) => drop(answer.send(engine.walk(&spec))),
+                    Job::Flush(_, answer) if answer.is_closed() => {}
+                    Job::Flush(target, answer) => drop(answer.send(engine.flush(&target))),
+                }
+            }
+        })?;
+        Ok(Self { jobs })
+    }
+
+    /// Walks.
+    pub async fn walk(&self, spec: WalkSpec) -> Result<Walked, WalkError> {
+        self.ask(|answer| Job::Walk(spec, answer)).await
+    }
+
+    /// Flushes the subtree of a cgroup.
+    pub async fn flush(&self, target: Target) -> Result<FlushedSubtree, WalkError> {
+        self.ask(|answer| Job::Flush(target, answer)).await
+    }
+
+    async fn ask<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, WalkError>>) -> Job,
+    ) -> Result<T, WalkError> {
+        let (sender, answer) = oneshot::channel();
+        self.jobs.try_send(job(sender)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                WalkError::QueueFull { queue_max: self.jobs.max_capacity() }
+            }
+            mpsc::error::TrySendError::Closed(_) => WalkError::Stopped,
+        })?;
+        answer.await.map_err(|_| WalkError::Stopped)?
+    }
+}

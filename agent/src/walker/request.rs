@@ -1,0 +1,144 @@
+//! What can be asked of the walker, and how it can fail.
+
+use cgfleet_ebpf::abi;
+use cgfleet_model::{MetricSet, escape_path};
+
+use crate::{
+    cgroupfs::LocateError,
+    kernel::{AttachError, KernelError},
+};
+
+/// The order of a walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The target alone.
+    SelfOnly,
+    /// A parent before its children.
+    DescendantsPre,
+    /// Children before their parent.
+    DescendantsPost,
+    /// The target up to the root.
+    AncestorsUp,
+}
+
+impl Order {
+    /// Every order, for the capability table.
+    pub const ALL: [Self; 4] =
+        [Self::SelfOnly, Self::DescendantsPre, Self::DescendantsPost, Self::AncestorsUp];
+
+    /// The kernel's number.
+    pub fn to_abi(self) -> abi::cg_order {
+        match self {
+            Self::SelfOnly => abi::CG_ORDER_SELF_ONLY,
+            Self::DescendantsPre => abi::CG_ORDER_DESCENDANTS_PRE,
+            Self::DescendantsPost => abi::CG_ORDER_DESCENDANTS_POST,
+            Self::AncestorsUp => abi::CG_ORDER_ANCESTORS_UP,
+        }
+    }
+}
+
+/// One cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// By path, in the hierarchy of this name (empty: cgroup v2).
+    Path {
+        /// The hierarchy's name.
+        hierarchy: String,
+        /// The path's bytes.
+        path: Vec<u8>,
+    },
+    /// By id, in cgroup v2.
+    Id(u64),
+}
+
+impl Target {
+    /// The root of cgroup v2.
+    pub fn v2_root() -> Self {
+        Self::Path { hierarchy: String::new(), path: b"/".to_vec() }
+    }
+
+    /// The target as text, for errors.
+    pub fn to_text(&self) -> String {
+        match self {
+            Self::Path { hierarchy, path } if hierarchy.is_empty() => escape_path(path),
+            Self::Path { hierarchy, path } => format!("{hierarchy}:{}", escape_path(path)),
+            Self::Id(id) => id.to_string(),
+        }
+    }
+}
+
+/// What to walk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalkSpec {
+    /// Where it starts.
+    pub target: Target,
+    /// Which way it goes.
+    pub order: Order,
+    /// What is read of each cgroup.
+    pub metrics: MetricSet,
+    /// End after so many cgroups; 0 for never.
+    pub limit: u32,
+    /// End after this cgroup.
+    pub stop_at: Option<Target>,
+}
+
+/// A walk or a flush that could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum WalkError {
+    /// A cgroup of the request cannot be found.
+    #[error("{field} {target}: {cause}")]
+    Target {
+        /// The request's field.
+        field: &'static str,
+        /// The cgroup as given.
+        target: String,
+        /// Why.
+        cause: LocateError,
+    },
+    /// The cgroup is not there, or not any more.
+    #[error("{field} {target}: no such cgroup")]
+    NoSuchCgroup {
+        /// The request's field.
+        field: &'static str,
+        /// The cgroup as given.
+        target: String,
+    },
+    /// stop_at is in another hierarchy than target, where the walk never comes.
+    #[error("stop_at {stop_at} is not in the hierarchy of target {target}")]
+    StopAtElsewhere {
+        /// stop_at as given.
+        stop_at: String,
+        /// target as given.
+        target: String,
+    },
+    /// More new cgroups than the kernel side can name in the walks that one request may take.
+    #[error("{dropped} cgroups could not be named; raise walk_names_max")]
+    Unnamed {
+        /// How many.
+        dropped: u32,
+    },
+    /// Too many requests wait.
+    #[error("{queue_max} requests wait already (walk_queue_max); try again, or ask less often")]
+    QueueFull {
+        /// The limit.
+        queue_max: usize,
+    },
+    /// The agent is stopping.
+    #[error("the agent is stopping")]
+    Stopped,
+    /// The kernel refused something that ought to work.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+impl WalkError {
+    /// Names the target if the kernel said that the start is no cgroup (any more).
+    pub(super) fn at_target(self, target: &Target) -> Self {
+        match self {
+            Self::Kernel(KernelError::Attach(AttachError::NotACgroup | AttachError::NoSuchCgroup)) => {
+                Self::NoSuchCgroup { field: "target", target: target.to_text() }
+            }
+            error => error,
+        }
+    }
+}

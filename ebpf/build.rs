@@ -1,0 +1,67 @@
+//! Compiles every `src/*.bpf.c` for the BPF target and turns `src/cgfleet.h` into Rust types.
+
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The compilers that will do, best first.
+const CLANGS: [&str; 7] = ["clang-19", "clang", "clang-18", "clang-17", "clang-16", "clang-15", "clang-14"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=src");
+    println!("cargo::rerun-if-env-changed=CLANG");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let clang = find_clang()?;
+    for entry in fs::read_dir("src")? {
+        let source = entry?.path();
+        let name = source.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(stem) = name.strip_suffix(".bpf.c") {
+            compile(&clang, &source, &out.join(format!("{stem}.bpf.o")))?;
+        }
+    }
+    bindgen::Builder::default()
+        .header("src/cgfleet.h")
+        .clang_arg(arch_include()?)
+        .allowlist_file("src/cgfleet.h")
+        .derive_default(true)
+        .no_default("cg_name")
+        .prepend_enum_name(false)
+        .layout_tests(false)
+        .generate()?
+        .write_to_file(out.join("cgfleet.rs"))?;
+    Ok(())
+}
+
+fn find_clang() -> Result<String, Box<dyn Error>> {
+    let named = env::var("CLANG").ok();
+    let runs =
+        |clang: &String| Command::new(clang).arg("--version").output().is_ok_and(|out| out.status.success());
+    named.into_iter().chain(CLANGS.map(str::to_owned)).find(runs).ok_or_else(|| {
+        "no clang to compile BPF programs with; run `cargo xtask install`, or set CLANG".into()
+    })
+}
+
+fn compile(clang: &str, source: &Path, object: &Path) -> Result<(), Box<dyn Error>> {
+    // -g for the BTF that CO-RE needs. v3 is the newest instruction set that every kernel from 6.1 has.
+    let output = Command::new(clang)
+        .args(["-target", "bpf", "-g", "-O2", "-mcpu=v3", "-Wall", "-Wextra", "-Werror"])
+        .arg(arch_include()?)
+        .arg("-c")
+        .arg(source)
+        .arg("-o")
+        .arg(object)
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{clang} {}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr)).into())
+}
+
+/// Debian keeps the architecture's `asm/` headers in a directory that `-target bpf` does not search.
+fn arch_include() -> Result<String, env::VarError> {
+    Ok(format!("-I/usr/include/{}-linux-gnu", env::var("CARGO_CFG_TARGET_ARCH")?))
+}

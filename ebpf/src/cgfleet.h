@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR MIT OR Apache-2.0) */
+/*
+ * The layout that the kernel side and the agent share: the only place where it
+ * is written down. The agent reads it through bindgen.
+ */
+#ifndef CGFLEET_H
+#define CGFLEET_H
+
+#include <linux/types.h>
+
+/*
+ * A cgroup's name has at most NAME_MAX (255) bytes; one more for the NUL that
+ * bpf_probe_read_kernel_str() writes.
+ */
+#define CG_NAME_BYTES 256
+
+/* enum bpf_cgroup_iter_order of the kernel's uapi. */
+enum cg_order {
+	CG_ORDER_SELF_ONLY = 1,
+	CG_ORDER_DESCENDANTS_PRE = 2,
+	CG_ORDER_DESCENDANTS_POST = 3,
+	CG_ORDER_ANCESTORS_UP = 4,
+};
+
+/* Record groups: which of them a walk is asked for, and which a record holds. */
+enum cg_group {
+	CG_GROUP_CPU = 1 << 0,
+};
+
+/* Why a walk ended. 0 while it has not. */
+enum cg_end {
+	CG_END_COMPLETE = 1, /* the kernel had no more cgroups */
+	CG_END_LIMIT = 2, /* cg_walk.limit records were written */
+	CG_END_STOP_AT = 3, /* cg_walk.stop_at_id was recorded */
+	CG_END_RECORDS_FULL = 4, /* the record array has no more room */
+};
+
+/* One cgroup. Groups that are not in valid hold nothing. */
+struct cg_record {
+	__u64 id;
+	__u64 parent_id; /* 0: this is the root of its hierarchy */
+	__u32 hierarchy_id; /* 0: cgroup v2 */
+	__u32 level;
+	__u32 valid; /* enum cg_group */
+	__u32 name_hash; /* kernfs's own hash; changes when a cgroup is renamed */
+	__u64 cpu_usage_ns; /* CG_GROUP_CPU */
+};
+
+/* The name of a cgroup that was not seen before. */
+struct cg_name {
+	__u64 id;
+	__u32 hierarchy_id;
+	__u32 length; /* without the NUL */
+	__u8 name[CG_NAME_BYTES];
+};
+
+/* Key of the map of cgroups whose name the agent has; its value is name_hash. */
+struct cg_key {
+	__u64 id;
+	__u32 hierarchy_id;
+	__u32 padding;
+};
+
+/*
+ * The control block of a walk. The agent fills the first part before it reads
+ * the iterator, the programs fill the second.
+ */
+struct cg_walk {
+	/* Request. */
+	__u64 stop_at_id; /* end after this cgroup; 0: never */
+	__u32 limit; /* end after so many records; 0: never */
+	__u32 groups; /* enum cg_group */
+	__u32 records_max; /* entries of the record array */
+	__u32 names_max; /* entries of the name array */
+	__u32 order; /* enum cg_order */
+	__u32 padding;
+
+	/* Answer of flush_topmost. */
+	__u64 flushed_id; /* 0: nothing had to be flushed */
+	__u64 flush_ns;
+	__u64 flush_mutex_held_ns;
+
+	/* Answer of walk_locked. */
+	__u64 visited;
+	__u64 first_visit_ns; /* CLOCK_MONOTONIC; 0: no cgroup was visited */
+	__u64 walk_ns; /* first visit to end, all of it under cgroup_mutex */
+	__u32 records;
+	__u32 names;
+	__u32 names_dropped; /* new cgroups that the name array had no room for */
+	__u32 end; /* enum cg_end */
+};
+
+#endif

@@ -1,0 +1,33 @@
+//! The kernel side: the compiled BPF objects, and the layout that they share with the agent.
+//!
+//! Owns the C sources and the one header. Knows nothing of loading, maps or links: that is the
+//! agent's `kernel`.
+
+/// The layout of `cgfleet.h`.
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    missing_docs,
+    non_camel_case_types,
+    unreachable_pub,
+    reason = "generated; documented in cgfleet.h"
+)]
+pub mod abi {
+    include!(concat!(env!("OUT_DIR"), "/cgfleet.rs"));
+}
+
+/// `walk.bpf.c`: the locked walk and the flush before it.
+pub const WALK_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/walk.bpf.o"));
+
+#[cfg(test)]
+mod tests {
+    use super::abi::{cg_key, cg_name, cg_record, cg_walk};
+
+    #[test]
+    fn records_have_no_hidden_padding_and_fit_cache_lines() {
+        assert_eq!(size_of::<cg_record>(), 40);
+        assert_eq!(size_of::<cg_key>(), 16);
+        assert_eq!(size_of::<cg_name>(), 272);
+        assert_eq!(size_of::<cg_walk>() % 8, 0);
+    }
+}
