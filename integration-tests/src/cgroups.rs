@@ -1,0 +1,135 @@
+//! Cgroups of our own, and work in them.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// A directory of cgroups, removed with everything in it on drop.
+#[derive(Debug)]
+pub struct TestTree {
+    root: PathBuf,
+    mount_point: PathBuf,
+    children: Vec<Child>,
+}
+
+impl TestTree {
+    /// Makes a directory on cgroup v2.
+    pub fn v2() -> Result<Self> {
+        Self::on(&mount_point("cgroup2", "")?)
+    }
+
+    /// Makes a directory on the v1 hierarchy of this controller; `None` if the host has none.
+    pub fn v1(controller: &str) -> Result<Option<Self>> {
+        mount_point("cgroup", controller).ok().map(|mount_point| Self::on(&mount_point)).transpose()
+    }
+
+    fn on(mount_point: &Path) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("cgfleet-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let root = mount_point.join(name);
+        fs::create_dir(&root).with_context(|| format!("make cgroup {}", root.display()))?;
+        Ok(Self { root, mount_point: mount_point.to_owned(), children: Vec::new() })
+    }
+
+    /// The directory of the tree's root, or of a cgroup below it.
+    pub fn directory(&self, below: &str) -> PathBuf {
+        if below.is_empty() { self.root.clone() } else { self.root.join(below) }
+    }
+
+    /// The cgroup path of the tree's root, or of a cgroup below it.
+    pub fn path(&self, below: &str) -> String {
+        let directory = self.directory(below);
+        let below_mount = directory.strip_prefix(&self.mount_point).unwrap_or(&directory);
+        format!("/{}", below_mount.display())
+    }
+
+    /// Makes a cgroup below the root, with those above it.
+    pub fn make(&self, below: &str) -> Result<u64> {
+        fs::create_dir_all(self.directory(below)).with_context(|| format!("make cgroup {below}"))?;
+        self.id(below)
+    }
+
+    /// The kernel's id of a cgroup.
+    pub fn id(&self, below: &str) -> Result<u64> {
+        Ok(fs::metadata(self.directory(below))?.ino())
+    }
+
+    /// Starts a process in the cgroup that uses about a tenth of a CPU until the tree is dropped.
+    pub fn work_in(&mut self, below: &str) -> Result<()> {
+        let script = "echo $$ > \"$0/cgroup.procs\"; while :; do i=0; while [ $i -lt 9000 ]; do i=$((i+1)); done; sleep 0.09; done";
+        let child = Command::new("sh")
+            .args(["-c", script])
+            .arg(self.directory(below))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        self.children.push(child);
+        let procs = self.directory(below).join("cgroup.procs");
+        let patience = Instant::now() + Duration::from_secs(5);
+        while fs::read_to_string(&procs)?.is_empty() {
+            if Instant::now() > patience {
+                bail!("the worker never came to {}", procs.display());
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// `usage_usec` of cpu.stat.
+    pub fn cpu_stat_usage_usec(&self, below: &str) -> Result<u64> {
+        let text = fs::read_to_string(self.directory(below).join("cpu.stat"))?;
+        let value = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+        Ok(value.context("cpu.stat has no usage_usec")?.parse()?)
+    }
+}
+
+impl Drop for TestTree {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if let Err(error) = remove(&self.root) {
+            eprintln!("test cgroups stay behind in {}: {error}", self.root.display());
+        }
+    }
+}
+
+/// Removes a cgroup and those below it. A process that was just killed may need a moment to leave.
+fn remove(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path())?;
+        }
+    }
+    let patience = Instant::now() + Duration::from_secs(5);
+    loop {
+        match fs::remove_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < patience => {
+                std::thread::yield_now();
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Where this kind of cgroup filesystem is mounted; of v1, with this controller.
+fn mount_point(kind: &str, controller: &str) -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mut found = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (point, fs_kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+        let bound = controller.is_empty() || options.split(',').any(|option| option == controller);
+        (fs_kind == kind && bound).then(|| PathBuf::from(point))
+    });
+    found.next().with_context(|| format!("no {kind} {controller} is mounted"))
+}

@@ -1,0 +1,238 @@
+//! Real agents and servers as processes, ended by pid on drop.
+
+use std::{
+    fs::{self, File},
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use cgfleet_proto::v1::{agent_service_client::AgentServiceClient, fleet_service_client::FleetServiceClient};
+use cgfleet_rpc::channel::{self, Channel};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use crate::wait;
+
+/// A binary of this workspace, as `cargo xtask test` builds it before the tests.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let profile_dir =
+        test.ancestors().find(|dir| dir.file_name().is_some_and(|name| name == "deps" || name == "examples"));
+    let profile_dir =
+        profile_dir.and_then(Path::parent).or(test.parent()).context("a test lives in target/")?;
+    let path = profile_dir.join(name);
+    ensure!(path.exists(), "{} is not built; run the tests with `cargo xtask test`", path.display());
+    Ok(path)
+}
+
+/// A directory for state that another user can reach too: the private Postgres runs unprivileged.
+pub fn state_dir() -> Result<TempDir> {
+    let dir = tempfile::Builder::new().prefix("cgfleet-test-").tempdir_in("/tmp")?;
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
+    Ok(dir)
+}
+
+/// A port that is free now.
+pub fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    name: &'static str,
+    command: Vec<String>,
+    address: SocketAddr,
+    child: Child,
+    state: TempDir,
+}
+
+/// How to start a daemon.
+#[derive(Debug)]
+pub struct Start {
+    name: &'static str,
+    prefix: Vec<String>,
+    address: SocketAddr,
+    flags: Vec<String>,
+}
+
+impl Start {
+    /// An agent on loopback with fast ticks.
+    pub fn agent() -> Result<Self> {
+        let start = Self::new("cgfleet-agent")?;
+        Ok(start.flag("--sample-interval", "200ms"))
+    }
+
+    /// A server on loopback with its private Postgres.
+    pub fn server() -> Result<Self> {
+        Self::new("cgfleet-server")
+    }
+
+    fn new(name: &'static str) -> Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        Ok(Self { name, prefix: Vec::new(), address, flags: Vec::new() }
+            .flag("--log", "debug,h2=info,hyper=info,tower=info"))
+    }
+
+    /// Adds a flag.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.push(format!("{name}={value}"));
+        self
+    }
+
+    /// Registers with this server, under this name.
+    #[must_use]
+    pub fn registered(self, server: &Daemon, hostname: &str) -> Self {
+        self.flag("--server-url", &server.url()).flag("--hostname", hostname)
+    }
+
+    /// Listens here instead, inside this network namespace.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: &str, address: SocketAddr) -> Self {
+        self.prefix = ["ip", "netns", "exec", namespace].map(str::to_owned).to_vec();
+        self.address = address;
+        self.flag("--insecure", "true")
+    }
+
+    /// Starts it and waits until it serves.
+    pub async fn start(self) -> Result<Daemon> {
+        let state = state_dir()?;
+        let mut command = self.prefix;
+        command.push(binary(self.name)?.display().to_string());
+        command.push(format!("--listen-address={}", self.address));
+        command.push(format!("--state-dir={}", state.path().join("state").display()));
+        command.extend(self.flags);
+        let child = spawn(&command, state.path())?;
+        let mut daemon = Daemon { name: self.name, command, address: self.address, child, state };
+        daemon.wait_until_serving().await?;
+        Ok(daemon)
+    }
+}
+
+fn spawn(command: &[String], state: &Path) -> Result<Child> {
+    let log = File::options().create(true).append(true).open(state.join("log"))?;
+    let (program, arguments) = command.split_first().context("an empty command")?;
+    let spawned = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn();
+    spawned.with_context(|| format!("start {program}"))
+}
+
+impl Daemon {
+    /// `http://host:port`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> PathBuf {
+        self.state.path().join("state")
+    }
+
+    /// Everything it logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.state.path().join("log")).unwrap_or_default()
+    }
+
+    /// A channel to it.
+    pub fn channel(&self) -> Result<Channel> {
+        Ok(channel::connect_lazy(&self.url())?)
+    }
+
+    /// A client of an agent.
+    pub fn agent(&self) -> Result<AgentServiceClient<Channel>> {
+        Ok(AgentServiceClient::new(self.channel()?))
+    }
+
+    /// A client of a server.
+    pub fn fleet(&self) -> Result<FleetServiceClient<Channel>> {
+        Ok(FleetServiceClient::new(self.channel()?))
+    }
+
+    /// Kills it at once, as `kill -9`.
+    pub fn kill_9(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to stop, and gives its exit code.
+    pub async fn stop(&mut self) -> Result<Option<i32>> {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM)?;
+        self.exited(Duration::from_secs(20)).await
+    }
+
+    /// Waits until it has ended by itself, and gives its exit code.
+    pub async fn exited(&mut self, patience: Duration) -> Result<Option<i32>> {
+        let what = format!("the end of {}", self.name);
+        let status = wait::until(&what, patience, || {
+            let status = self.child.try_wait();
+            async move { Ok(status?) }
+        });
+        Ok(status.await?.code())
+    }
+
+    /// Starts it again, with the same flags and state.
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.child = spawn(&self.command, self.state.path())?;
+        self.wait_until_serving().await
+    }
+
+    async fn wait_until_serving(&mut self) -> Result<()> {
+        let channel = self.channel()?;
+        let what = format!("{} serving", self.name);
+        let serving = wait::until(&what, Duration::from_secs(60), || {
+            let ended = self.child.try_wait();
+            let mut health = HealthClient::new(channel.clone());
+            async move {
+                if let Some(status) = ended? {
+                    return Ok(Some(Err(status)));
+                }
+                let answer = health.check(HealthCheckRequest { service: String::new() }).await?;
+                Ok((answer.into_inner().status == 1).then_some(Ok(())))
+            }
+        });
+        match serving.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => bail!("{} ended with {status}:\n{}", self.name, self.log()),
+            Err(error) => Err(error.context(self.log())),
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // SIGTERM first: a server takes its Postgres with it.
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        for _ in 0..200 {
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

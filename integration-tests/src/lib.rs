@@ -1,0 +1,11 @@
+//! The harness: real agents, a real server with its Postgres, real cgroups, network namespaces.
+//!
+//! Everything made here is removed when it is dropped, also when a test panics, and only what was
+//! made here.
+
+pub mod cgroups;
+pub mod cli;
+pub mod daemon;
+pub mod network;
+pub mod wait;
+pub mod walk;

@@ -1,0 +1,219 @@
+//! An agent's walks over real cgroups of this host's kernel, through gRPC.
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result};
+use cgfleet_proto::v1::{
+    AgentServiceFlushRequest, CgroupOrder, CgroupSample, CgroupTarget, Source, SubscribeRequest, WalkEnd,
+    WalkEngine, subscribe_response::Event,
+};
+use integration_tests::{
+    cgroups::TestTree,
+    daemon::Start,
+    walk::{by_id, by_path, spec, walk},
+};
+
+fn paths(samples: &[CgroupSample]) -> Vec<&str> {
+    samples.iter().map(|sample| sample.path.as_str()).collect()
+}
+
+/// The iterator cases of the kernel's own selftest, end to end: P with children C1 and C2, below T.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_order_answers_as_the_kernel_does() -> Result<()> {
+    let agent = Start::agent()?.start().await?;
+    let tree = TestTree::v2()?;
+    let (c1, c2) = (tree.make("P/C1")?, tree.make("P/C2")?);
+    let p = tree.id("P")?;
+    let [top, path_p, path_c1, path_c2] = ["", "P", "P/C1", "P/C2"].map(|below| tree.path(below));
+
+    for target in [by_path(&path_p), by_id(p), by_path(tree.directory("P").display().to_string())] {
+        for (order, expect) in [
+            (CgroupOrder::SelfOnly, vec![&path_p]),
+            (CgroupOrder::DescendantsPre, vec![&path_p, &path_c1, &path_c2]),
+            (CgroupOrder::DescendantsPost, vec![&path_c1, &path_c2, &path_p]),
+            (CgroupOrder::AncestorsUp, vec![&path_p, &top, &"/".to_owned()]),
+        ] {
+            let walked = walk(&agent, spec(target.clone(), order)).await?;
+            assert_eq!(paths(&walked.samples), expect, "{order:?}");
+            assert_eq!(walked.summary.end(), WalkEnd::Complete);
+            assert_eq!(walked.summary.engine(), WalkEngine::Locked);
+            assert_eq!(walked.summary.cgroups_visited, expect.len() as u64);
+        }
+    }
+    let ids: Vec<_> = walk(&agent, spec(by_path(&path_p), CgroupOrder::DescendantsPre)).await?.samples;
+    let ids: Vec<_> = ids.iter().map(|sample| (sample.cgroup_id, sample.parent_id, sample.level)).collect();
+    assert_eq!(ids, [(p, tree.id("")?, 2), (c1, p, 3), (c2, p, 3)]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_ends_early_in_the_kernel() -> Result<()> {
+    let agent = Start::agent()?.start().await?;
+    let tree = TestTree::v2()?;
+    tree.make("P/C1")?;
+    tree.make("P/C2")?;
+
+    let mut limited = spec(by_path(tree.path("P")), CgroupOrder::DescendantsPre);
+    limited.limit = 1;
+    let walked = walk(&agent, limited).await?;
+    assert_eq!(paths(&walked.samples), [tree.path("P")]);
+    assert_eq!((walked.summary.end(), walked.summary.cgroups_visited), (WalkEnd::Limit, 1));
+
+    for stop_at in [by_path(tree.path("")), by_id(tree.id("")?)] {
+        let mut stopped = spec(by_path(tree.path("P/C1")), CgroupOrder::AncestorsUp);
+        stopped.stop_at = Some(stop_at);
+        let walked = walk(&agent, stopped).await?;
+        assert_eq!(paths(&walked.samples), [tree.path("P/C1"), tree.path("P"), tree.path("")]);
+        assert_eq!((walked.summary.end(), walked.summary.cgroups_visited), (WalkEnd::StopAt, 3));
+        assert_eq!(walked.summary.flushed_cgroup_id, tree.id("")?, "the topmost of the answer");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_is_cpu_stats_and_the_root_says_it_is_from_its_file() -> Result<()> {
+    let agent = Start::agent()?.start().await?;
+    let mut tree = TestTree::v2()?;
+    tree.make("busy/leaf")?;
+    tree.work_in("busy/leaf")?;
+    let levels = ["busy/leaf", "busy", ""];
+    for _ in 0..20 {
+        let before: Vec<u64> =
+            levels.iter().map(|below| tree.cpu_stat_usage_usec(below)).collect::<Result<_>>()?;
+        let walked = walk(&agent, spec(by_path(tree.path("busy/leaf")), CgroupOrder::AncestorsUp)).await?;
+        let after: Vec<u64> =
+            levels.iter().map(|below| tree.cpu_stat_usage_usec(below)).collect::<Result<_>>()?;
+        let (root, below) = walked.samples.split_last().context("no rows")?;
+        for ((sample, before), after) in below.iter().zip(before).zip(after) {
+            let cpu = sample.cpu.context("cpu is kept for v2 cgroups")?;
+            assert_eq!(cpu.source(), Source::Bpf);
+            assert!((before..=after).contains(&cpu.usage_usec()), "{before} {cpu:?} {after} {}", sample.path);
+            assert_eq!((cpu.user_usec, cpu.system_usec), (None, None), "not measured, so not zero");
+        }
+        let cpu = root.cpu.context("the root has a cpu.stat")?;
+        assert_eq!((root.path.as_str(), cpu.source()), ("/", Source::File));
+        assert!(cpu.usage_usec() > 0 && cpu.user_usec.is_some());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_v1_hierarchy_walks_by_path_and_never_says_zero_for_unknown() -> Result<()> {
+    let agent = Start::agent()?.start().await?;
+    for (controller, has_cpu) in [("memory", false), ("cpuacct", true)] {
+        // A host of cgroup v2 alone has none; there this is nothing to test.
+        let Some(mut tree) = TestTree::v1(controller)? else { continue };
+        tree.make("P/C1")?;
+        tree.work_in("P/C1")?;
+        let target = CgroupTarget {
+            path: tree.path("P"),
+            hierarchy: controller.to_owned(),
+            ..CgroupTarget::default()
+        };
+        let walked = walk(&agent, spec(target, CgroupOrder::DescendantsPost)).await?;
+        assert_eq!(paths(&walked.samples), [tree.path("P/C1"), tree.path("P")], "{controller}");
+        for sample in &walked.samples {
+            assert_ne!(sample.hierarchy_id, 0);
+            let source = sample.cpu.as_ref().map(|cpu| (cpu.source(), cpu.usage_usec.is_some()));
+            assert_eq!(source, has_cpu.then_some((Source::File, true)), "{controller}");
+        }
+    }
+    Ok(())
+}
+
+/// Every byte but `/`, NUL and the newline, which the kernel refuses (kernel/cgroup/cgroup.c, `cgroup_mkdir`).
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_any_bytes_come_back_and_can_be_asked_for() -> Result<()> {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+    let agent = Start::agent()?.start().await?;
+    let tree = TestTree::v2()?;
+    for (name, text) in
+        [(&b"a b"[..], "a b"), (b"a\tb", "a\\x09b"), (b"\xff\xfe", "\\xff\\xfe"), (b"b\\x", "b\\x5cx")]
+    {
+        std::fs::create_dir(tree.directory("").join(OsStr::from_bytes(name)))?;
+        let path = format!("{}/{text}", tree.path(""));
+        let walked = walk(&agent, spec(by_path(&path), CgroupOrder::SelfOnly)).await?;
+        assert_eq!(paths(&walked.samples), [path.as_str()]);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_thousand_cgroups_come_once_each_before_their_children() -> Result<()> {
+    const CGROUPS: usize = 20_000;
+    let agent = Start::agent()?.start().await?;
+    let tree = TestTree::v2()?;
+    let mut made = HashMap::from([(tree.id("")?, 0)]);
+    for group in 0..CGROUPS / 100 {
+        let parent = tree.make(&format!("{group}"))?;
+        made.insert(parent, tree.id("")?);
+        for leaf in 0..99 {
+            made.insert(tree.make(&format!("{group}/{leaf}"))?, parent);
+        }
+    }
+    let walked = walk(&agent, spec(by_path(tree.path("")), CgroupOrder::DescendantsPre)).await?;
+    assert_eq!(walked.summary.end(), WalkEnd::Complete);
+    assert_eq!(walked.samples.len(), CGROUPS + 1);
+    let mut path_of: HashMap<u64, &str> = HashMap::new();
+    for (index, sample) in walked.samples.iter().enumerate() {
+        let parent = made.get(&sample.cgroup_id).context("a cgroup that was not made")?;
+        assert!(path_of.insert(sample.cgroup_id, &sample.path).is_none(), "{} came twice", sample.path);
+        if index > 0 {
+            assert_eq!(sample.parent_id, *parent, "{}", sample.path);
+            let above = path_of.get(parent).context("a child came before its parent")?;
+            assert_eq!(sample.path.rsplit_once('/').map(|(above, _)| above), Some(*above));
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_past_the_agents_bound_says_so() -> Result<()> {
+    let agent = Start::agent()?.flag("--walk-rows-max", "5").flag("--walk-names-max", "2").start().await?;
+    let tree = TestTree::v2()?;
+    for leaf in 0..8 {
+        tree.make(&format!("{leaf}"))?;
+    }
+    let walked = walk(&agent, spec(by_path(tree.path("")), CgroupOrder::DescendantsPre)).await?;
+    assert_eq!((walked.summary.end(), walked.samples.len()), (WalkEnd::Truncated, 5));
+    assert_eq!(walked.summary.truncated_by, "walk_rows_max");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_names_what_it_flushed() -> Result<()> {
+    let agent = Start::agent()?.start().await?;
+    let tree = TestTree::v2()?;
+    let target = Some(by_path(tree.path("")));
+    let flushed = agent.agent()?.flush(AgentServiceFlushRequest { target }).await?.into_inner();
+    assert_eq!((flushed.cgroup_id, flushed.path), (tree.id("")?, tree.path("")));
+    assert!(flushed.flush_ns > 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_brings_whole_snapshots_in_sequence() -> Result<()> {
+    let agent = Start::agent()?.start().await?;
+    let tree = TestTree::v2()?;
+    let mut ticks = agent.agent()?.subscribe(SubscribeRequest::default()).await?.into_inner();
+    let (mut sequences, mut rows, mut boottime_ns) = (Vec::new(), 0, 0);
+    while sequences.len() < 4 {
+        match ticks.message().await?.context("the stream ended")?.event.context("an empty part")? {
+            Event::Header(header) => {
+                assert!(header.boottime_ns > boottime_ns);
+                boottime_ns = header.boottime_ns;
+                sequences.push(header.sequence);
+                rows = 0;
+            }
+            Event::Batch(batch) => {
+                rows += batch.samples.iter().filter(|sample| sample.path == tree.path("")).count()
+            }
+            Event::Summary(summary) => {
+                assert_eq!(summary.end(), WalkEnd::Complete);
+                assert_eq!(rows, 1, "the test cgroup is in every snapshot once");
+            }
+        }
+    }
+    assert!(sequences.is_sorted_by(|a, b| a < b), "{sequences:?}");
+    Ok(())
+}
