@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cgfleet_proto::v1::{Host, RegisterHostRequest, fleet_service_client::FleetServiceClient};
-use cgfleet_rpc::channel::Channel;
+use cgfleet_rpc::{channel::Channel, wire_error};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
@@ -39,7 +39,10 @@ pub(crate) async fn keep_registered(channel: Channel, host: Host, shutdown: Canc
             }
             failed => {
                 if registered || retry == RETRY_FIRST {
-                    let error = failed.map_or_else(|_| "no answer in time".to_owned(), describe);
+                    let error = match failed {
+                        Ok(Err(status)) => wire_error::describe(&status),
+                        _ => format!("no answer within {CALL_TIMEOUT:?}"),
+                    };
                     tracing::warn!(error, "the server cannot be told that this host is here; trying again");
                 }
                 registered = false;
@@ -52,10 +55,6 @@ pub(crate) async fn keep_registered(channel: Channel, host: Host, shutdown: Canc
             () = shutdown.cancelled() => return,
         }
     }
-}
-
-fn describe<T>(answer: Result<T, tonic::Status>) -> String {
-    answer.err().map(|status| format!("{:?}: {}", status.code(), status.message())).unwrap_or_default()
 }
 
 /// 90 to 110 %, so that a fleet that started together does not call together.

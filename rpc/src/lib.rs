@@ -4,6 +4,7 @@
 //! Must not know: what the services say. Mutual TLS has its place in [`listen`] and [`channel`].
 
 pub mod channel;
+pub mod deadline;
 pub mod listen;
 pub mod serve;
 pub mod shutdown;

@@ -74,6 +74,21 @@ pub fn reason_of(status: &Status) -> ErrorReason {
         .unwrap_or(ErrorReason::Unspecified)
 }
 
+/// A status in one line, with what lies under it: a transport error's own text says little.
+pub fn describe(status: &Status) -> String {
+    let mut text =
+        if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() };
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,151 @@
+//! JSON shapes that several commands share; `docs/cli.md` promises them. An absent field is left
+//! out, never zero or null.
+
+use std::io::{self, Write};
+
+use cgfleet_model::Metric;
+use cgfleet_proto::v1::{CgroupSample, ErrorReason, HostError};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::{exit::Tally, moment, words};
+
+/// Writes one value and a line end.
+pub(crate) fn write_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    writeln!(out)
+}
+
+/// A value of one host.
+#[derive(Serialize)]
+pub(crate) struct OfHost<'a, T> {
+    pub(crate) host_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hostname: Option<&'a str>,
+    #[serde(flatten)]
+    pub(crate) value: T,
+}
+
+/// One row of a query.
+#[derive(Serialize)]
+pub(crate) struct Row<'a> {
+    cgroup_id: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_id: Option<u64>,
+    hierarchy_id: u32,
+    level: u32,
+    path: &'a str,
+    #[serde(flatten)]
+    groups: Map<String, Value>,
+}
+
+impl<'a> From<&'a CgroupSample> for Row<'a> {
+    fn from(sample: &'a CgroupSample) -> Self {
+        Self {
+            cgroup_id: sample.cgroup_id,
+            parent_id: Some(sample.parent_id).filter(|id| *id != 0),
+            hierarchy_id: sample.hierarchy_id,
+            level: sample.level,
+            path: &sample.path,
+            groups: groups(sample),
+        }
+    }
+}
+
+/// What was measured, by the catalogue's names: `{"cpu":{"source":"bpf","usage_usec":1}}`.
+pub(crate) fn groups(sample: &CgroupSample) -> Map<String, Value> {
+    let mut groups = Map::new();
+    for metric in Metric::ALL {
+        let (Some(value), Some((group, field))) = (sample.metric(metric), metric.name().split_once('.'))
+        else {
+            continue;
+        };
+        let fields =
+            groups.entry(group).or_insert_with(|| match words::source_of(sample, metric.info().group) {
+                Some(source) => json!({ "source": source }),
+                None => json!({}),
+            });
+        fields[field] = value.into();
+    }
+    groups
+}
+
+/// What went wrong on a host.
+#[derive(Serialize)]
+pub(crate) struct Failure<'a> {
+    reason: &'static str,
+    message: &'a str,
+    code: i32,
+}
+
+impl<'a> From<&'a HostError> for Failure<'a> {
+    fn from(error: &'a HostError) -> Self {
+        Self { reason: reason(error), message: &error.message, code: error.code }
+    }
+}
+
+/// A failed host's reason; `UNSPECIFIED` if it is newer than this version.
+pub(crate) fn reason(error: &HostError) -> &'static str {
+    ErrorReason::try_from(error.reason).unwrap_or(ErrorReason::Unspecified).as_wire()
+}
+
+/// How many hosts answered how.
+#[derive(Serialize)]
+pub(crate) struct Summary {
+    hosts: u32,
+    hosts_complete: u32,
+    hosts_truncated: u32,
+    hosts_failed: u32,
+}
+
+impl From<&Tally> for Summary {
+    fn from(tally: &Tally) -> Self {
+        Self {
+            hosts: tally.hosts(),
+            hosts_complete: tally.complete,
+            hosts_truncated: tally.truncated,
+            hosts_failed: tally.failed,
+        }
+    }
+}
+
+/// A moment in RFC 3339, UTC.
+pub(crate) fn rfc3339(moment: Option<&prost_types::Timestamp>) -> Option<String> {
+    Some(moment::from_proto(moment?)?.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use cgfleet_proto::v1::{CpuSample, Source};
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    #[test]
+    fn a_row_leaves_out_what_is_absent() {
+        let check = |sample: CgroupSample, expect: &Expect| {
+            expect.assert_eq(&serde_json::to_string(&Row::from(&sample)).unwrap());
+        };
+        check(
+            CgroupSample {
+                cgroup_id: 7_000_000_000_000,
+                parent_id: 1,
+                level: 1,
+                path: "/a".into(),
+                cpu: Some(CpuSample {
+                    source: Source::Bpf.into(),
+                    usage_usec: Some(0),
+                    ..CpuSample::default()
+                }),
+                ..CgroupSample::default()
+            },
+            &expect![[
+                r#"{"cgroup_id":7000000000000,"parent_id":1,"hierarchy_id":0,"level":1,"path":"/a","cpu":{"source":"bpf","usage_usec":0}}"#
+            ]],
+        );
+        check(
+            CgroupSample { cgroup_id: 1, hierarchy_id: 4, path: "/".into(), ..CgroupSample::default() },
+            &expect![[r#"{"cgroup_id":1,"hierarchy_id":4,"level":0,"path":"/"}"#]],
+        );
+    }
+}

@@ -1,0 +1,183 @@
+//! Tables for people: columns side by side, metrics in the units that people read.
+
+use std::{
+    io::{self, Write},
+    time::{Duration, SystemTime},
+};
+
+use cgfleet_model::{Metric, MetricInfo};
+use clap::builder::styling::Style;
+use comfy_table::CellAlignment;
+use jiff::tz::TimeZone;
+
+use crate::{error::one_line, moment};
+
+/// What stands where nothing was measured or known.
+pub(crate) const ABSENT: &str = "-";
+const HEADER: Style = Style::new().bold();
+
+/// A column: its title, and on which side its cells line up.
+pub(crate) enum Column {
+    /// Words, on the left.
+    Text(String),
+    /// Numbers, on the right.
+    Number(String),
+}
+
+impl Column {
+    pub(crate) fn text(title: &str) -> Self {
+        Self::Text(title.to_owned())
+    }
+
+    pub(crate) fn number(title: &str) -> Self {
+        Self::Number(title.to_owned())
+    }
+}
+
+/// A table without lines, as `ps` prints it.
+pub(crate) struct Table(comfy_table::Table);
+
+impl Table {
+    pub(crate) fn new(columns: impl IntoIterator<Item = Column>) -> Self {
+        let (titles, sides): (Vec<String>, Vec<CellAlignment>) = columns
+            .into_iter()
+            .map(|column| match column {
+                Column::Text(title) => (title, CellAlignment::Left),
+                Column::Number(title) => (title, CellAlignment::Right),
+            })
+            .unzip();
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING).set_header(titles);
+        for (column, side) in table.column_iter_mut().zip(sides) {
+            column.set_padding((0, 2)).set_cell_alignment(side);
+        }
+        Self(table)
+    }
+
+    /// Adds a row; a cell for each column.
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Option<String>>) {
+        let cells =
+            cells.into_iter().map(|cell| cell.map_or_else(|| ABSENT.to_owned(), |cell| one_line(&cell)));
+        self.0.add_row(cells.collect::<Vec<_>>());
+    }
+
+    /// Prints it, the titles in bold where `out` lets that pass.
+    pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut lines = self.0.lines();
+        if let Some(titles) = lines.next() {
+            writeln!(out, "{HEADER}{}{HEADER:#}", titles.trim_end())?;
+        }
+        lines.try_for_each(|line| writeln!(out, "{}", line.trim_end()))
+    }
+}
+
+/// A metric's title with the unit in which [`metric_cell`] shows it: `CPU_USAGE(s)`.
+pub(crate) fn metric_title(info: &MetricInfo) -> String {
+    let name = info.name.strip_suffix(info.unit).unwrap_or(info.name).trim_end_matches('_');
+    format!("{}({})", name.replace('.', "_").to_uppercase(), shown_unit(info))
+}
+
+/// The title of the rate beside it: `CPU_USAGE(s/s)`.
+pub(crate) fn rate_title(info: &MetricInfo) -> String {
+    let title = metric_title(info);
+    format!("{}/s)", title.trim_end_matches(')'))
+}
+
+/// A metric's value in the unit of its title.
+pub(crate) fn metric_cell(metric: Metric, value: u64) -> String {
+    match metric.info().unit {
+        "usec" => format!("{:.3}", Duration::from_micros(value).as_secs_f64()),
+        _ => value.to_string(),
+    }
+}
+
+/// A metric's rate in the unit of its title.
+pub(crate) fn rate_cell(metric: Metric, per_second: f64) -> String {
+    match metric.info().unit {
+        "usec" => format!("{:.3}", per_second / 1e6),
+        _ => format!("{per_second:.1}"),
+    }
+}
+
+fn shown_unit(info: &MetricInfo) -> &'static str {
+    match info.unit {
+        "usec" => "s",
+        unit => unit,
+    }
+}
+
+/// A time that took `ns` nanoseconds, to three digits: `812 µs`.
+pub(crate) fn elapsed(ns: u64) -> String {
+    let mut value = Duration::from_nanos(ns).as_secs_f64() * 1e9;
+    for unit in ["ns", "µs", "ms"] {
+        if value < 999.5 {
+            let decimals =
+                usize::from(value < 99.95 && unit != "ns") + usize::from(value < 9.995 && unit != "ns");
+            return format!("{value:.decimals$} {unit}");
+        }
+        value /= 1e3;
+    }
+    format!("{value:.2} s")
+}
+
+/// A moment in a time zone, such that `--since` reads it back.
+pub(crate) fn moment_cell(moment: &prost_types::Timestamp, zone: &TimeZone) -> Option<String> {
+    let zoned = moment::from_proto(moment)?.to_zoned(zone.clone());
+    Some(zoned.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string())
+}
+
+/// How long ago a moment was, in whole seconds.
+pub(crate) fn age_cell(moment: &prost_types::Timestamp, now: SystemTime) -> Option<String> {
+    let then = SystemTime::try_from(*moment).ok()?;
+    // A moment in the future is a clock that differs: now, as far as anybody can tell.
+    let age = now.duration_since(then).unwrap_or_default();
+    Some(format!("{} ago", humantime::format_duration(Duration::from_secs(age.as_secs()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_title_names_the_unit_of_its_cells() {
+        let info = Metric::CpuUsage.info();
+        assert_eq!((metric_title(info), rate_title(info)), ("CPU_USAGE(s)".into(), "CPU_USAGE(s/s)".into()));
+        assert_eq!(metric_cell(Metric::CpuUsage, 1_234_567), "1.235");
+        assert_eq!(rate_cell(Metric::CpuUsage, 1_500_000.0), "1.500");
+    }
+
+    #[test]
+    fn elapsed_time_has_three_digits() {
+        let check = |ns, expect: &str| assert_eq!(elapsed(ns), expect);
+        check(0, "0 ns");
+        check(999, "999 ns");
+        check(1_000, "1.00 µs");
+        check(81_249, "81.2 µs");
+        check(812_000, "812 µs");
+        check(999_499, "999 µs");
+        check(999_600, "1.00 ms");
+        check(12_345_678, "12.3 ms");
+        check(61_234_000_000, "61.23 s");
+    }
+
+    #[test]
+    fn a_shown_moment_can_be_given_back() {
+        let moment = prost_types::Timestamp { seconds: 1_795_420_800, nanos: 250_000_000 };
+        let zone = TimeZone::fixed(jiff::tz::offset(1));
+        let shown = moment_cell(&moment, &zone).unwrap();
+        assert_eq!(shown, "2026-11-23T09:00:00.250+01:00");
+        assert_eq!(shown.parse().ok(), moment::from_proto(&moment));
+    }
+
+    #[test]
+    fn an_age_is_never_negative() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(3_700);
+        let check = |seconds, expect: &str| {
+            let moment = prost_types::Timestamp { seconds, nanos: 0 };
+            assert_eq!(age_cell(&moment, now).as_deref(), Some(expect));
+        };
+        check(0, "1h 1m 40s ago");
+        check(3_700, "0s ago");
+        check(9_999, "0s ago");
+    }
+}

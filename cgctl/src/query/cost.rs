@@ -1,0 +1,73 @@
+//! What an answer cost its hosts, in one line for people.
+
+use std::collections::BTreeSet;
+
+use cgfleet_proto::v1::WalkSummary;
+
+use crate::{output::table::elapsed, words};
+
+/// The cost of all hosts' walks: cgroups add up, of times the longest on one host counts.
+#[derive(Debug, Default)]
+pub(super) struct Cost {
+    hosts: u32,
+    engines: BTreeSet<String>,
+    cgroups_visited: u64,
+    flush_ns_max: u64,
+    walk_ns_max: u64,
+    cgroup_mutex_held_ns_max: u64,
+}
+
+impl Cost {
+    pub(super) fn add(&mut self, summary: &WalkSummary) {
+        self.hosts += 1;
+        self.engines.extend(words::walk_engine(summary.engine));
+        self.cgroups_visited += summary.cgroups_visited;
+        self.flush_ns_max = self.flush_ns_max.max(summary.flush_ns);
+        self.walk_ns_max = self.walk_ns_max.max(summary.walk_ns);
+        self.cgroup_mutex_held_ns_max = self.cgroup_mutex_held_ns_max.max(summary.cgroup_mutex_held_ns_max);
+    }
+
+    /// The line; `None` if nothing was walked.
+    pub(super) fn line(&self) -> Option<String> {
+        if self.hosts == 0 {
+            return None;
+        }
+        let engines: Vec<&str> = self.engines.iter().map(String::as_str).collect();
+        let engines = if engines.is_empty() { "unknown".to_owned() } else { engines.join("+") };
+        let at_most = if self.hosts == 1 { "" } else { "at most " };
+        Some(format!(
+            "{engines} engine, {} cgroups visited; {at_most}flush {}, walk {}, cgroup_mutex held {}",
+            self.cgroups_visited,
+            elapsed(self.flush_ns_max),
+            elapsed(self.walk_ns_max),
+            elapsed(self.cgroup_mutex_held_ns_max),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cgfleet_proto::v1::WalkEngine;
+
+    use super::*;
+
+    #[test]
+    fn cgroups_add_up_and_the_longest_time_counts() {
+        let mut cost = Cost::default();
+        assert_eq!(cost.line(), None);
+        let summary = |cgroups_visited, flush_ns, walk_ns| WalkSummary {
+            engine: WalkEngine::Locked.into(),
+            cgroups_visited,
+            flush_ns,
+            walk_ns,
+            cgroup_mutex_held_ns_max: flush_ns + walk_ns,
+            ..WalkSummary::default()
+        };
+        cost.add(&summary(10, 81_200, 1_100_000));
+        let one = "locked engine, 10 cgroups visited; flush 81.2 µs, walk 1.10 ms, cgroup_mutex held 1.18 ms";
+        assert_eq!(cost.line().as_deref(), Some(one));
+        cost.add(&summary(5, 0, 2_000_000));
+        let two = "locked engine, 15 cgroups visited; at most flush 81.2 µs, walk 2.00 ms, cgroup_mutex held 2.00 ms";
+        assert_eq!(cost.line().as_deref(), Some(two));
+    }
+}

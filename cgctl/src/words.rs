@@ -1,0 +1,92 @@
+//! The words for the enums of `cgfleet.v1`, in arguments and in output alike.
+//!
+//! A word is the proto's name in lower case without its prefix; only the orders of a walk have
+//! shorter ones.
+
+use cgfleet_model::MetricGroup;
+use cgfleet_proto::v1::{
+    CgroupOrder, CgroupSample, GapReason, HostState, MetricKind, Source, WalkEnd, WalkEngine,
+};
+
+/// The order of a walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Order {
+    /// The cgroup alone
+    #[value(name = "self")]
+    SelfOnly,
+    /// The cgroup and its descendants, a parent before its children
+    Pre,
+    /// The cgroup and its descendants, children before their parent
+    Post,
+    /// The cgroup, its parent, and so on to the root
+    Ancestors,
+}
+
+const ORDERS: [(Order, CgroupOrder, &str); 4] = [
+    (Order::SelfOnly, CgroupOrder::SelfOnly, "self"),
+    (Order::Pre, CgroupOrder::DescendantsPre, "pre"),
+    (Order::Post, CgroupOrder::DescendantsPost, "post"),
+    (Order::Ancestors, CgroupOrder::AncestorsUp, "ancestors"),
+];
+
+impl From<Order> for CgroupOrder {
+    fn from(order: Order) -> Self {
+        ORDERS.iter().find(|entry| entry.0 == order).map_or(Self::Unspecified, |entry| entry.1)
+    }
+}
+
+/// The word for an order; `None` if it is unspecified or newer than this version.
+pub(crate) fn order(number: i32) -> Option<String> {
+    ORDERS.iter().find(|entry| entry.1 as i32 == number).map(|entry| entry.2.to_owned())
+}
+
+/// Each gives the word for a value; `None` if it is unspecified or newer than this version.
+macro_rules! words {
+    ($($function:ident($enum:ident, $prefix:literal);)*) => {$(
+        pub(crate) fn $function(number: i32) -> Option<String> {
+            let name = $enum::try_from(number).ok().filter(|value| *value != $enum::Unspecified)?.as_str_name();
+            Some(name.strip_prefix($prefix).unwrap_or(name).to_ascii_lowercase())
+        }
+    )*};
+}
+
+words! {
+    source(Source, "SOURCE_");
+    walk_end(WalkEnd, "WALK_END_");
+    walk_engine(WalkEngine, "WALK_ENGINE_");
+    host_state(HostState, "HOST_STATE_");
+    gap_reason(GapReason, "GAP_REASON_");
+    metric_kind(MetricKind, "METRIC_KIND_");
+}
+
+/// Where a group of a sample was read.
+pub(crate) fn source_of(sample: &CgroupSample, group: MetricGroup) -> Option<String> {
+    match group {
+        MetricGroup::Cpu => source(sample.cpu.as_ref()?.source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::*;
+
+    #[test]
+    fn an_order_has_one_word_in_arguments_and_output() {
+        for variant in Order::value_variants() {
+            let word = variant.to_possible_value().map(|value| value.get_name().to_owned());
+            assert_eq!(order(CgroupOrder::from(*variant) as i32), word);
+        }
+        assert_eq!(order(0), None);
+    }
+
+    #[test]
+    fn a_word_is_the_name_without_its_prefix() {
+        assert_eq!(walk_end(WalkEnd::StopAt as i32).as_deref(), Some("stop_at"));
+        assert_eq!(source(Source::Bpf as i32).as_deref(), Some("bpf"));
+        assert_eq!(gap_reason(GapReason::AgentRestarted as i32).as_deref(), Some("agent_restarted"));
+        assert_eq!(host_state(0), None, "unspecified");
+        assert_eq!(host_state(99), None, "newer than this version");
+    }
+}

@@ -1,0 +1,80 @@
+//! What can be configured of the server.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use cgfleet_config::{Checked, Daemon, HumanDuration, InvalidValue};
+use cgfleet_rpc::trace::LogFormat;
+
+/// The server as the configuration system knows it.
+pub const DAEMON: Daemon = Daemon {
+    name: "cgfleet-server",
+    about: "Keeps the fleet's time series in Postgres and fans queries out to the agents.",
+    version: env!("CARGO_PKG_VERSION"),
+    env_prefix: "CGFLEET_SERVER_",
+    default_file: "/etc/cgfleet/server.toml",
+};
+
+/// The server's configuration.
+#[derive(Clone, confique::Config)]
+pub struct ServerConfig {
+    /// The address to serve gRPC on.
+    #[config(default = "127.0.0.1:7400")]
+    pub listen_address: SocketAddr,
+    /// Serve other hosts without TLS. Without it, only a loopback address is allowed.
+    #[config(default = false)]
+    pub insecure: bool,
+    /// The directory that keeps the private Postgres. Created if it is missing.
+    #[config(default = "/var/lib/cgfleet-server")]
+    pub state_dir: PathBuf,
+    /// The Postgres to use (postgres://user:password@host:port/database). Unset means a private one
+    /// in state_dir.
+    #[config(env = "DATABASE_URL")]
+    pub database_url: Option<String>,
+    /// Where initdb and postgres are, for the private Postgres. Unset means the usual places.
+    pub postgres_bin_dir: Option<PathBuf>,
+    /// The user that the private Postgres runs as when the server runs as root.
+    #[config(default = "postgres")]
+    pub postgres_user: String,
+    /// The most connections to Postgres; 2 to 1000.
+    #[config(default = 16)]
+    pub postgres_connections_max: u32,
+    /// How often agents are told to call; 100ms to 10m. A host is lost after three missing calls.
+    #[config(default = "5s")]
+    pub heartbeat_interval: HumanDuration,
+    /// How long one host may take to answer a query that does not say; 10ms to 5m.
+    #[config(default = "5s")]
+    pub host_timeout: HumanDuration,
+    /// The most hosts that may register; 1 to 1000000.
+    #[config(default = 10000)]
+    pub hosts_max: u32,
+    /// The most hosts that one query asks at the same time; 1 to 65536.
+    #[config(default = 256)]
+    pub fanout_hosts_max: u32,
+    /// What to log: a level (error, warn, info, debug, trace), or target=level,…
+    #[config(default = "info")]
+    pub log: String,
+    /// How log lines look: text or json.
+    #[config(default = "text")]
+    pub log_format: LogFormat,
+}
+
+impl Checked for ServerConfig {
+    fn check(&self) -> Result<(), InvalidValue> {
+        let within = |field, value: u32, min: u32, max: u32| {
+            let allowed = || InvalidValue::new(field, format!("{min} to {max}"));
+            if (min..=max).contains(&value) { Ok(()) } else { Err(allowed()) }
+        };
+        within("postgres_connections_max", self.postgres_connections_max, 2, 1000)?;
+        within("hosts_max", self.hosts_max, 1, 1_000_000)?;
+        within("fanout_hosts_max", self.fanout_hosts_max, 1, 65_536)?;
+        let heartbeat_ms = self.heartbeat_interval.get().as_millis();
+        if !(100..=600_000).contains(&heartbeat_ms) {
+            return Err(InvalidValue::new("heartbeat_interval", "100ms to 10m"));
+        }
+        let timeout_ms = self.host_timeout.get().as_millis();
+        if !(10..=300_000).contains(&timeout_ms) {
+            return Err(InvalidValue::new("host_timeout", "10ms to 5m"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! The same call to many hosts at once, each with a deadline of its own, so that a slow or dead host
+//! costs the others nothing.
+//!
+//! Must not know: how hosts are chosen, or what becomes of the answers.
+
+use std::{sync::Arc, time::Duration};
+
+use cgfleet_proto::v1::{
+    AgentServiceFlushRequest, AgentServiceFlushResponse, CgroupTarget, HostSamples, WalkRequest, WalkSpec,
+    WalkSummary, agent_service_client::AgentServiceClient, walk_response::Event,
+};
+use futures::{StreamExt as _, stream};
+use tokio::{sync::mpsc, time::timeout};
+use tonic::Request;
+
+use crate::{error::CallError, hosts::Host};
+
+/// Parts of the answer that wait for a slow reader; the hosts' streams wait behind them.
+pub(crate) const WAITING_PARTS_MAX: usize = 64;
+
+/// How a host's part in a query ended.
+#[derive(Debug)]
+pub(crate) struct HostWalk {
+    pub(crate) host: Arc<Host>,
+    pub(crate) rows: u64,
+    pub(crate) outcome: Result<WalkSummary, HostCallError>,
+}
+
+/// A part of the answer to a query.
+#[derive(Debug)]
+pub(crate) enum Part {
+    Samples(HostSamples),
+    Walked(HostWalk),
+}
+
+/// A call to a host that failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HostCallError {
+    /// It took too long.
+    #[error("no answer from {address} within {limit:?}")]
+    Timeout { address: String, limit: Duration },
+    /// It answered with an error, or not at all.
+    #[error("{address}: {source}")]
+    Call { address: String, source: CallError },
+    /// Its answer ended early.
+    #[error("{address}: the answer ended before its summary")]
+    CutShort { address: String },
+    /// Another host has its address now.
+    #[error("{address}: another host ({answered}) answers there")]
+    AnotherHost { address: String, answered: String },
+    /// Nobody reads the answer any more.
+    #[error("the caller has gone")]
+    CallerGone,
+}
+
+/// How far a call fans out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// How long one host may take.
+    pub(crate) host_timeout: Duration,
+    /// How many hosts are asked at the same time.
+    pub(crate) hosts_max: usize,
+}
+
+/// Walks on every host; parts go to `parts` as they come, one `Walked` a host.
+pub(crate) async fn walk_all(
+    hosts: Vec<Arc<Host>>,
+    spec: WalkSpec,
+    limits: Limits,
+    parts: mpsc::Sender<Part>,
+) {
+    let walks = stream::iter(hosts).for_each_concurrent(limits.hosts_max, |host| {
+        let (spec, parts) = (spec.clone(), parts.clone());
+        async move {
+            let mut rows = 0;
+            let walking = walk_one(&host, spec, &parts, &mut rows);
+            let walked = timeout(limits.host_timeout, walking).await;
+            let outcome = walked.unwrap_or_else(|_| Err(timed_out(&host, limits.host_timeout)));
+            // Fails when the caller has gone; the walk has then ended too.
+            drop(parts.send(Part::Walked(HostWalk { host, rows, outcome })).await);
+        }
+    });
+    tokio::select! {
+        () = walks => {}
+        // Nobody reads: the calls under way are dropped, and so cancelled.
+        () = parts.closed() => {}
+    }
+}
+
+async fn walk_one(
+    host: &Host,
+    spec: WalkSpec,
+    parts: &mpsc::Sender<Part>,
+    rows: &mut u64,
+) -> Result<WalkSummary, HostCallError> {
+    let address = host.record().address;
+    let failed =
+        |source: tonic::Status| HostCallError::Call { address: address.clone(), source: source.into() };
+    let request = Request::new(WalkRequest { spec: Some(spec) });
+    let mut messages =
+        AgentServiceClient::new(host.channel()).walk(request).await.map_err(failed)?.into_inner();
+    while let Some(message) = messages.message().await.map_err(failed)? {
+        match message.event {
+            Some(Event::Header(header)) if header.host_id != host.host_id().to_string() => {
+                return Err(HostCallError::AnotherHost { address, answered: header.host_id });
+            }
+            Some(Event::Header(_)) | None => {}
+            Some(Event::Batch(batch)) => {
+                let count = batch.samples.len() as u64;
+                let samples = HostSamples { host_id: host.host_id().to_string(), samples: batch.samples };
+                parts.send(Part::Samples(samples)).await.map_err(|_| HostCallError::CallerGone)?;
+                *rows += count;
+            }
+            Some(Event::Summary(summary)) => return Ok(summary),
+        }
+    }
+    Err(HostCallError::CutShort { address })
+}
+
+/// How a host's flush ended.
+pub(crate) type HostFlushed = (Arc<Host>, Result<AgentServiceFlushResponse, HostCallError>);
+
+/// Flushes on every host; outcomes come as the hosts answer.
+pub(crate) fn flush_all(
+    hosts: Vec<Arc<Host>>,
+    target: Option<CgroupTarget>,
+    limits: Limits,
+) -> impl futures::Stream<Item = HostFlushed> + Send {
+    let flushes = stream::iter(hosts).map(move |host| {
+        let target = target.clone();
+        async move {
+            let request = Request::new(AgentServiceFlushRequest { target });
+            let mut agent = AgentServiceClient::new(host.channel());
+            let outcome = match timeout(limits.host_timeout, agent.flush(request)).await {
+                Ok(Ok(response)) => Ok(response.into_inner()),
+                Ok(Err(status)) => {
+                    Err(HostCallError::Call { address: host.record().address, source: status.into() })
+                }
+                Err(_) => Err(timed_out(&host, limits.host_timeout)),
+            };
+            (host, outcome)
+        }
+    });
+    flushes.buffer_unordered(limits.hosts_max)
+}
+
+fn timed_out(host: &Host, limit: Duration) -> HostCallError {
+    HostCallError::Timeout { address: host.record().address, limit }
+}

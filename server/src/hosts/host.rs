@@ -1,0 +1,144 @@
+//! One host.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use cgfleet_rpc::channel::{self, Channel, InvalidTarget};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::store::{HostRecord, StoredHost};
+
+/// Heartbeats that may be missing before a host is lost.
+const MISSING_HEARTBEATS_MAX: u32 = 3;
+
+/// One host, shared by everybody who deals with it.
+#[derive(Debug)]
+pub struct Host {
+    host_id: Uuid,
+    state: Mutex<State>,
+    heard: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    record: HostRecord,
+    channel: Channel,
+    /// Whether the store has the record.
+    written: bool,
+    ingesting: bool,
+    heartbeat: Option<(Instant, SystemTime)>,
+    last_tick_at: Option<SystemTime>,
+}
+
+impl Host {
+    /// A host that the store knows; nothing was heard from it yet.
+    pub(super) fn stored(stored: StoredHost) -> Result<Self, InvalidTarget> {
+        let channel = channel::connect_lazy(&stored.record.address)?;
+        let last_tick_at = stored.last_tick_at;
+        Ok(Self::new(State {
+            record: stored.record,
+            channel,
+            written: true,
+            ingesting: false,
+            heartbeat: None,
+            last_tick_at,
+        }))
+    }
+
+    /// A host that has just registered for the first time.
+    pub(super) fn registered(record: HostRecord) -> Result<Self, InvalidTarget> {
+        let channel = channel::connect_lazy(&record.address)?;
+        let heartbeat = Some((Instant::now(), SystemTime::now()));
+        Ok(Self::new(State {
+            record,
+            channel,
+            written: false,
+            ingesting: false,
+            heartbeat,
+            last_tick_at: None,
+        }))
+    }
+
+    fn new(state: State) -> Self {
+        Self { host_id: state.record.host_id, state: Mutex::new(state), heard: Notify::new() }
+    }
+
+    /// Nothing in here panics while it holds the lock, so a poisoned one is as good as new.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn heard_from(&self, record: &HostRecord) -> Result<(), InvalidTarget> {
+        let mut state = self.state();
+        if state.record.address != record.address {
+            state.channel = channel::connect_lazy(&record.address)?;
+        }
+        if state.record != *record {
+            state.record = record.clone();
+            state.written = false;
+        }
+        state.heartbeat = Some((Instant::now(), SystemTime::now()));
+        drop(state);
+        self.heard.notify_waiters();
+        Ok(())
+    }
+
+    pub(super) fn is_written(&self) -> bool {
+        self.state().written
+    }
+
+    /// Notes that the store has this record, unless there is a newer one by now.
+    pub(super) fn written(&self, record: &HostRecord) {
+        let mut state = self.state();
+        state.written = state.record == *record;
+    }
+
+    /// Whether the caller is the first to ask, and so the one who has to start its stream.
+    pub fn claim_stream(&self) -> bool {
+        !std::mem::replace(&mut self.state().ingesting, true)
+    }
+
+    /// Its id.
+    pub fn host_id(&self) -> Uuid {
+        self.host_id
+    }
+
+    /// What it last said of itself.
+    pub fn record(&self) -> HostRecord {
+        self.state().record.clone()
+    }
+
+    /// A channel to its agent.
+    pub fn channel(&self) -> Channel {
+        self.state().channel.clone()
+    }
+
+    /// Waits for the next heartbeat.
+    pub async fn next_heartbeat(&self) {
+        self.heard.notified().await;
+    }
+
+    /// Whether its heartbeats arrive.
+    pub fn is_up(&self, heartbeat_interval: Duration) -> bool {
+        let patience = heartbeat_interval * MISSING_HEARTBEATS_MAX;
+        self.state().heartbeat.is_some_and(|(heard, _)| heard.elapsed() <= patience)
+    }
+
+    /// The last heartbeat, if one arrived since the server started.
+    pub fn heartbeat_at(&self) -> Option<SystemTime> {
+        self.state().heartbeat.map(|(_, at)| at)
+    }
+
+    /// The newest stored tick.
+    pub fn last_tick_at(&self) -> Option<SystemTime> {
+        self.state().last_tick_at
+    }
+
+    /// Notes that a tick was stored.
+    pub fn tick_stored(&self, tick_at: SystemTime) {
+        self.state().last_tick_at = Some(tick_at);
+    }
+}

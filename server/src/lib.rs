@@ -1,0 +1,101 @@
+//! The central server: keeps every host's ticks in Postgres and fans queries out to the agents.
+//!
+//! main → [`run`] → service → hosts, fanout, ingest → store, never back.
+
+pub mod config;
+mod error;
+mod fanout;
+pub mod hosts;
+pub mod ingest;
+pub mod private_postgres;
+mod service;
+pub mod store;
+
+use std::sync::Arc;
+
+use cgfleet_proto::v1::fleet_service_server::FleetServiceServer;
+use cgfleet_rpc::serve::{self, ServeError};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::{
+    config::ServerConfig,
+    hosts::Hosts,
+    ingest::{IngestWriter, keep_ingesting},
+    private_postgres::{PrivatePostgres, PrivatePostgresError, PrivatePostgresOptions},
+    service::Fleet,
+    store::{Database, Store, StoreError, StoreLimits},
+};
+
+/// Runs a server on `listener` until `shutdown`.
+pub async fn run(
+    config: ServerConfig,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), ServerError> {
+    if let Some(url) = config.database_url.clone() {
+        return serve_from(Database::Url(url), &config, listener, shutdown).await;
+    }
+    let options = PrivatePostgresOptions {
+        state_dir: config.state_dir.clone(),
+        bin_dir: config.postgres_bin_dir.clone(),
+        user: config.postgres_user.clone(),
+    };
+    let mut postgres = tokio::select! {
+        started = PrivatePostgres::start(&options) => started?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let served = tokio::select! {
+        served = serve_from(postgres.database(), &config, listener, shutdown) => served,
+        died = postgres.exited() => Err(died.into()),
+    };
+    // Also after a failure: a Postgres that is left behind would keep the state directory.
+    postgres.stop().await;
+    served
+}
+
+async fn serve_from(
+    database: Database,
+    config: &ServerConfig,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), ServerError> {
+    let limits = StoreLimits { connections_max: config.postgres_connections_max, ..StoreLimits::default() };
+    let store = Store::connect(&database, limits).await?;
+    let hosts = Hosts::load(store.clone(), config.hosts_max, config.heartbeat_interval.get()).await?;
+    let (ingest, writer) = IngestWriter::new(store.clone(), shutdown.clone());
+    let writer = tokio::spawn(writer.run());
+    for host in hosts.all().into_iter().filter(|host| host.claim_stream()) {
+        tokio::spawn(keep_ingesting(host, ingest.clone(), shutdown.clone()));
+    }
+    tracing::info!(%database, hosts = hosts.all().len(), "serving");
+    let fleet = Fleet {
+        hosts: Arc::new(hosts),
+        store: store.clone(),
+        ingest,
+        host_timeout: config.host_timeout.get(),
+        fanout_hosts_max: config.fanout_hosts_max as usize,
+        shutdown: shutdown.clone(),
+    };
+    let routes = Routes::new(FleetServiceServer::new(fleet));
+    let served = serve::serve(listener, routes, &["cgfleet.v1.FleetService"], shutdown).await;
+    // A batch under way is finished before the connections go.
+    let _ = writer.await;
+    store.close().await;
+    Ok(served?)
+}
+
+/// A server that cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Its own Postgres does not run.
+    #[error(transparent)]
+    Postgres(#[from] PrivatePostgresError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// gRPC cannot be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}

@@ -1,0 +1,35 @@
+//! cgfleet-server.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use cgfleet_rpc::{
+    listen::{self, Exposure},
+    shutdown, trace,
+};
+use cgfleet_server::{
+    config::{DAEMON, ServerConfig},
+    run,
+};
+
+fn main() -> ExitCode {
+    let config = match cgfleet_config::load_process::<ServerConfig>(&DAEMON) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    match start(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}: {error:#}", DAEMON.name);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn start(config: ServerConfig) -> anyhow::Result<()> {
+    trace::init(DAEMON.name, &config.log, config.log_format)?;
+    let shutdown = shutdown::on_signal().context("install signal handlers")?;
+    let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure)).await?;
+    Ok(run(config, listener, shutdown).await?)
+}

@@ -1,0 +1,152 @@
+//! Why the private Postgres does not run: one line each, with what is missing and how to mend it.
+
+use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
+
+/// The private Postgres cannot be started, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivatePostgresError {
+    /// Something in the state directory cannot be made, opened or read.
+    #[error("{operation} {}: {source}", path.display())]
+    StateDir {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Another live server holds the state directory.
+    #[error(
+        "another cgfleet-server runs in state directory {}: stop it, or give this one its own state directory",
+        state_dir.display()
+    )]
+    InUse {
+        /// The directory.
+        state_dir: PathBuf,
+    },
+    /// The user to run as does not exist.
+    #[error(
+        "user {user:?}, as whom Postgres is to run, does not exist: install the package postgresql, which \
+         makes the user postgres, or configure another unprivileged user"
+    )]
+    UserUnknown {
+        /// Its name.
+        user: String,
+    },
+    /// The user database cannot be read.
+    #[error("look up user {user:?}: {source}")]
+    UserLookup {
+        /// Its name.
+        user: String,
+        /// Why it failed.
+        source: nix::Error,
+    },
+    /// Postgres refuses to run as root.
+    #[error("Postgres does not run as root: configure an unprivileged user instead of {user:?}")]
+    UserIsRoot {
+        /// Its name.
+        user: String,
+    },
+    /// The user cannot enter the state directory.
+    #[error(
+        "user {user:?}, as whom Postgres is to run, cannot enter {}: allow it (chmod o+x), or configure a state \
+         directory elsewhere",
+        closed.display()
+    )]
+    Unreachable {
+        /// The user.
+        user: String,
+        /// The directory that is closed to it.
+        closed: PathBuf,
+    },
+    /// Postgres is not installed.
+    #[error(
+        "no Postgres here (initdb and postgres not found in {searched}): install the package postgresql, \
+         configure the directory of its binaries, or set DATABASE_URL"
+    )]
+    BinariesMissing {
+        /// Where was looked.
+        searched: String,
+    },
+    /// A program does not say which version it is.
+    #[error("{} --version says {answer:?}, which names no Postgres version", program.display())]
+    VersionUnreadable {
+        /// The program.
+        program: PathBuf,
+        /// What it says.
+        answer: String,
+    },
+    /// The data is of a version that is not installed.
+    #[error(
+        "data directory {} is of Postgres {found}, and the one in {} is Postgres {installed}: install the package \
+         postgresql-{found}, or dump the data with Postgres {found}, move the directory away and restore the dump",
+        data_dir.display(),
+        bin_dir.display()
+    )]
+    OtherMajor {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// The major version that it is of.
+        found: String,
+        /// The major version of the binaries.
+        installed: String,
+        /// Where they are.
+        bin_dir: PathBuf,
+    },
+    /// Something else is where the data should be.
+    #[error("{} is no Postgres data directory (it has no PG_VERSION): move it away", data_dir.display())]
+    NotDataDirectory {
+        /// What is there.
+        data_dir: PathBuf,
+    },
+    /// The kernel bounds the path of a socket.
+    #[error(
+        "socket path {} has {bytes} bytes, more than the {limit} that a socket may have: configure a shorter \
+         state directory",
+        socket.display()
+    )]
+    SocketPathTooLong {
+        /// The path.
+        socket: PathBuf,
+        /// Its length.
+        bytes: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// A program could not be run.
+    #[error("run {}: {source}", program.display())]
+    Run {
+        /// The program.
+        program: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Making the data directory failed.
+    #[error("{program} failed ({status}): {log}")]
+    Setup {
+        /// Which program.
+        program: &'static str,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its log.
+        log: String,
+    },
+    /// Postgres ended although nobody stopped it.
+    #[error("Postgres ended by itself ({status}); its log ends: {log}")]
+    Exited {
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its log.
+        log: String,
+    },
+    /// Something takes too long.
+    #[error("{operation} took longer than {limit:?}; the Postgres log ends: {log}")]
+    Timeout {
+        /// What.
+        operation: &'static str,
+        /// How long it might have taken.
+        limit: Duration,
+        /// The end of the log.
+        log: String,
+    },
+}

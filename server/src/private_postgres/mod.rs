@@ -1,0 +1,265 @@
+//! A Postgres of the server's own, for when no DATABASE_URL is given: made, started and stopped with
+//! the server, reachable only through a socket in its state directory, never run as root.
+//!
+//! Must not know: SQL beyond what makes role and database, or what is stored.
+
+mod binaries;
+mod cluster;
+mod error;
+mod run_as;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep, timeout},
+};
+
+pub use self::error::PrivatePostgresError;
+use self::{binaries::Binaries, cluster::Cluster, run_as::RunAs};
+use crate::store::Database;
+
+/// The name of the role and of its database.
+const ROLE: &str = "cgfleet";
+
+/// Part of the socket's name; nothing listens on a port.
+const PORT: u16 = 5432;
+
+/// How long Postgres may take to accept connections: after a crash it first replays its log.
+const START_DEADLINE: Duration = Duration::from_mins(2);
+
+/// How long a fast shutdown may take, which ends sessions and writes a checkpoint.
+const FAST_STOP_DEADLINE: Duration = Duration::from_mins(1);
+
+/// How long an immediate shutdown may take, which only ends processes; the next start replays.
+const IMMEDIATE_STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Time between two looks at a process that cannot be awaited.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What a private Postgres needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrivatePostgresOptions {
+    /// The server's state directory; Postgres gets `postgres` in it.
+    pub state_dir: PathBuf,
+    /// Where initdb and postgres are; found by themselves if not given.
+    pub bin_dir: Option<PathBuf>,
+    /// As whom Postgres runs when the server is root.
+    pub user: String,
+}
+
+/// A running private Postgres. If it is dropped without [`stop`](Self::stop), it is told to stop and
+/// not waited for.
+#[derive(Debug)]
+pub struct PrivatePostgres {
+    postmaster: Child,
+    cluster: Cluster,
+    socket_dir: PathBuf,
+    bin_dir: PathBuf,
+}
+
+impl PrivatePostgres {
+    /// Starts it, after making its data directory if there is none and stopping what a killed server
+    /// left running. Returns when it accepts connections.
+    pub async fn start(options: &PrivatePostgresOptions) -> Result<Self, PrivatePostgresError> {
+        let run_as = RunAs::resolve(&options.user)?;
+        let cluster = Cluster::lock(&options.state_dir)?;
+        let socket_dir = cluster.socket_dir()?;
+        let data_major = cluster.data_major()?;
+        let binaries = Binaries::find(options.bin_dir.as_deref(), data_major.as_deref()).await?;
+        run_as.check_can_enter(cluster.base(), &binaries.program("postgres")).await?;
+        match data_major {
+            Some(found) if found != binaries.major => {
+                let (installed, bin_dir) = (binaries.major, binaries.dir);
+                let data_dir = cluster.data_dir();
+                return Err(PrivatePostgresError::OtherMajor { data_dir, found, installed, bin_dir });
+            }
+            Some(_) => stop_orphan(&cluster).await?,
+            None => {
+                tracing::info!(dir = %cluster.data_dir().display(), major = binaries.major, "making a Postgres data directory");
+                cluster.make_data_dir(&run_as, &binaries).await?;
+            }
+        }
+        run_as.make_private_dir(&socket_dir)?;
+        cluster.begin_log()?;
+        let program = binaries.program("postgres");
+        let postmaster = postmaster_command(&run_as, &program, &cluster, &socket_dir)
+            .stdout(cluster.append_to_log()?)
+            .stderr(cluster.append_to_log()?)
+            .spawn()
+            .map_err(|source| PrivatePostgresError::Run { program, source })?;
+        let mut postgres = Self { postmaster, cluster, socket_dir, bin_dir: binaries.dir };
+        postgres.wait_until_ready().await?;
+        tracing::info!(pid = postgres.postmaster.id(), major = binaries.major, "the private Postgres runs");
+        Ok(postgres)
+    }
+
+    /// The database, for the store to connect to.
+    pub fn database(&self) -> Database {
+        Database::Socket {
+            socket_dir: self.socket_dir.clone(),
+            port: PORT,
+            role: ROLE.to_owned(),
+            name: ROLE.to_owned(),
+        }
+    }
+
+    /// Where its programs are.
+    pub fn bin_dir(&self) -> &Path {
+        &self.bin_dir
+    }
+
+    /// The process id of its first process; `None` once it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.postmaster.id()
+    }
+
+    /// Returns when Postgres has ended although nobody stopped it, and says how.
+    pub async fn exited(&mut self) -> PrivatePostgresError {
+        match self.postmaster.wait().await {
+            Ok(status) => PrivatePostgresError::Exited { status, log: self.cluster.log_tail() },
+            Err(source) => PrivatePostgresError::Run { program: "postgres".into(), source },
+        }
+    }
+
+    /// Stops it: sessions end, everything is written. If that takes too long it is cut short, which
+    /// loses nothing but makes the next start slower.
+    pub async fn stop(mut self) {
+        for (signal, deadline) in
+            [(Signal::SIGINT, FAST_STOP_DEADLINE), (Signal::SIGQUIT, IMMEDIATE_STOP_DEADLINE)]
+        {
+            self.signal(signal);
+            if timeout(deadline, self.postmaster.wait()).await.is_ok() {
+                return;
+            }
+            tracing::warn!(%signal, ?deadline, "the private Postgres does not stop");
+        }
+        if let Err(error) = self.postmaster.kill().await {
+            tracing::error!(%error, "cannot kill the private Postgres");
+        }
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<(), PrivatePostgresError> {
+        let deadline = Instant::now() + START_DEADLINE;
+        let pid_file = PidFile::of(&self.cluster.data_dir());
+        while !pid_file.says_ready(self.postmaster.id()) {
+            if let Ok(status) = timeout(POLL_INTERVAL, self.postmaster.wait()).await {
+                let status = status
+                    .map_err(|source| PrivatePostgresError::Run { program: "postgres".into(), source })?;
+                return Err(PrivatePostgresError::Exited { status, log: self.cluster.log_tail() });
+            }
+            if Instant::now() > deadline {
+                let (operation, limit) = ("starting Postgres", START_DEADLINE);
+                return Err(PrivatePostgresError::Timeout { operation, limit, log: self.cluster.log_tail() });
+            }
+        }
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) {
+        // No id means that it has ended and was reaped.
+        let Some(pid) = self.postmaster.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
+        if let Err(error) = kill(Pid::from_raw(pid), signal) {
+            tracing::warn!(pid, %signal, %error, "cannot signal the private Postgres");
+        }
+    }
+}
+
+impl Drop for PrivatePostgres {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGINT);
+    }
+}
+
+/// What must be so is said here, where postgresql.conf cannot change it; sizes and costs are left to
+/// postgresql.conf.
+fn postmaster_command(run_as: &RunAs, program: &Path, cluster: &Cluster, socket_dir: &Path) -> Command {
+    let mut command = run_as.command(program, cluster.base());
+    command.arg("-D").arg(cluster.data_dir());
+    // A list of quoted paths, or a comma in the path would end it.
+    let socket_dirs = format!("\"{}\"", socket_dir.display().to_string().replace('"', "\"\""));
+    for (name, value) in [
+        ("listen_addresses", ""),
+        ("port", &PORT.to_string()),
+        ("unix_socket_directories", &socket_dirs),
+        ("unix_socket_permissions", "0700"),
+        ("logging_collector", "off"),
+        ("log_destination", "stderr"),
+        ("log_checkpoints", "off"),
+        ("log_timezone", "UTC"),
+        ("timezone", "UTC"),
+        ("cluster_name", "cgfleet"),
+    ] {
+        command.arg("-c").arg(format!("{name}={value}"));
+    }
+    // Its own process group: Ctrl-C in the server's terminal is for the server, which stops it.
+    command.process_group(0).stdin(Stdio::null());
+    command
+}
+
+/// Stops the Postgres that a killed server left running on this data directory.
+async fn stop_orphan(cluster: &Cluster) -> Result<(), PrivatePostgresError> {
+    let data_dir = cluster.data_dir();
+    let pid_file = PidFile::of(&data_dir);
+    let mut signals =
+        [(Signal::SIGINT, FAST_STOP_DEADLINE), (Signal::SIGQUIT, IMMEDIATE_STOP_DEADLINE)].into_iter();
+    let mut deadline = Instant::now();
+    while let Some(pid) = pid_file.live_postmaster(&data_dir) {
+        if Instant::now() >= deadline {
+            let Some((signal, patience)) = signals.next() else {
+                let (operation, limit) =
+                    ("stopping the Postgres of a killed server", IMMEDIATE_STOP_DEADLINE);
+                return Err(PrivatePostgresError::Timeout { operation, limit, log: cluster.log_tail() });
+            };
+            tracing::warn!(%pid, %signal, "stopping the Postgres that a killed server left running");
+            deadline = Instant::now() + patience;
+            match kill(pid, signal) {
+                // ESRCH: it ended by itself meanwhile.
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => {
+                    let (operation, path) = ("stop the Postgres that runs on", data_dir);
+                    return Err(PrivatePostgresError::StateDir { operation, path, source: error.into() });
+                }
+            }
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// `postmaster.pid`: in its first line a process id, in its eighth how far the start is
+/// (src/include/utils/pidfile.h).
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn of(data_dir: &Path) -> Self {
+        Self(data_dir.join("postmaster.pid"))
+    }
+
+    fn says_ready(&self, postmaster: Option<u32>) -> bool {
+        let text = fs::read_to_string(&self.0).unwrap_or_default();
+        let mut lines = text.lines().map(str::trim);
+        let pid = lines.next().and_then(|pid| pid.parse().ok());
+        pid.is_some() && pid == postmaster && lines.nth(6) == Some("ready")
+    }
+
+    /// The process that the file names, if it lives and is a postmaster of this directory: the file
+    /// outlives a crash, and its number may since belong to anybody.
+    fn live_postmaster(&self, data_dir: &Path) -> Option<Pid> {
+        let text = fs::read_to_string(&self.0).ok()?;
+        let pid: i32 = text.lines().next()?.trim().parse().ok()?;
+        // A postmaster's working directory is its data directory.
+        let works_in = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+        (works_in == data_dir).then(|| Pid::from_raw(pid))
+    }
+}

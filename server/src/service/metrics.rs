@@ -1,0 +1,22 @@
+//! The metric catalogue as a message.
+
+use cgfleet_model::{Metric, MetricKind};
+use cgfleet_proto::v1::{ListMetricsResponse, Metric as WireMetric, MetricKind as WireKind};
+
+pub(super) fn list() -> ListMetricsResponse {
+    let metrics = Metric::ALL.into_iter().map(|metric| {
+        let info = metric.info();
+        let kind = match info.kind {
+            MetricKind::Counter => WireKind::Counter,
+            MetricKind::Gauge => WireKind::Gauge,
+        };
+        WireMetric {
+            name: info.name.to_owned(),
+            unit: info.unit.to_owned(),
+            kind: kind.into(),
+            kernel_file: info.kernel_file.to_owned(),
+            description: info.description.to_owned(),
+        }
+    });
+    ListMetricsResponse { metrics: metrics.collect() }
+}

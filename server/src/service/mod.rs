@@ -1,0 +1,81 @@
+//! FleetService: requests in, answers out.
+//!
+//! Owns the translation between messages and the server's parts; must not touch SQL or dial hosts.
+
+mod history;
+mod hosts;
+mod metrics;
+mod query;
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use cgfleet_proto::v1::{
+    FleetServiceFlushRequest, FleetServiceFlushResponse, ListHostsRequest, ListHostsResponse,
+    ListMetricsRequest, ListMetricsResponse, QueryHistoryRequest, QueryHistoryResponse, QueryRequest,
+    QueryResponse, RegisterHostRequest, RegisterHostResponse, fleet_service_server::FleetService,
+};
+use futures::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::{hosts::Hosts, ingest::IngestHandle, store::Store};
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    pub(crate) hosts: Arc<Hosts>,
+    pub(crate) store: Store,
+    pub(crate) ingest: IngestHandle,
+    pub(crate) host_timeout: Duration,
+    pub(crate) fanout_hosts_max: usize,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// A stream of answers.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl FleetService for Fleet {
+    type QueryStream = Answers<QueryResponse>;
+    type FlushStream = Answers<FleetServiceFlushResponse>;
+    type QueryHistoryStream = Answers<QueryHistoryResponse>;
+
+    async fn register_host(
+        &self,
+        request: Request<RegisterHostRequest>,
+    ) -> Result<Response<RegisterHostResponse>, Status> {
+        Ok(Response::new(hosts::register(self, request.into_inner()).await?))
+    }
+
+    async fn list_hosts(
+        &self,
+        request: Request<ListHostsRequest>,
+    ) -> Result<Response<ListHostsResponse>, Status> {
+        Ok(Response::new(hosts::list(self, &request.into_inner())?))
+    }
+
+    async fn query(&self, request: Request<QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
+        Ok(Response::new(query::query(self, request)?))
+    }
+
+    async fn flush(
+        &self,
+        request: Request<FleetServiceFlushRequest>,
+    ) -> Result<Response<Self::FlushStream>, Status> {
+        Ok(Response::new(query::flush(self, request)?))
+    }
+
+    async fn query_history(
+        &self,
+        request: Request<QueryHistoryRequest>,
+    ) -> Result<Response<Self::QueryHistoryStream>, Status> {
+        Ok(Response::new(history::query_history(self, request.into_inner()).await?))
+    }
+
+    async fn list_metrics(
+        &self,
+        _request: Request<ListMetricsRequest>,
+    ) -> Result<Response<ListMetricsResponse>, Status> {
+        Ok(Response::new(metrics::list()))
+    }
+}

@@ -1,0 +1,167 @@
+//! Query and Flush over many hosts.
+
+use std::{sync::Arc, time::Duration};
+
+use cgfleet_proto::{
+    metrics_of_read_mask,
+    v1::{
+        AgentServiceFlushResponse, CgroupOrder, FleetServiceFlushRequest, FleetServiceFlushResponse,
+        HostFlush, HostResult, HostSelector, QueryRequest, QueryResponse, QuerySummary, WalkEnd, WalkSpec,
+        fleet_service_flush_response, host_result, query_response::Event,
+    },
+};
+use cgfleet_rpc::{deadline, wire_error::WireError};
+use futures::{StreamExt as _, stream};
+use tokio::sync::mpsc;
+use tonic::{Request, metadata::MetadataMap};
+use tracing::Instrument as _;
+
+use super::{Answers, Fleet};
+use crate::{
+    fanout::{self, HostFlushed, HostWalk, Limits, Part},
+    hosts::Host,
+};
+
+/// The longest that one host may be given.
+const HOST_TIMEOUT_MAX: Duration = Duration::from_mins(5);
+/// Of a caller's deadline, what is kept back to tell it which hosts did not answer.
+const KEPT_BACK_MAX: Duration = Duration::from_millis(500);
+
+pub(super) fn query(
+    fleet: &Fleet,
+    request: Request<QueryRequest>,
+) -> Result<Answers<QueryResponse>, WireError> {
+    let (metadata, _, request) = request.into_parts();
+    let spec = checked(request.spec)?;
+    let limits = limits(fleet, &metadata, request.host_timeout)?;
+    let hosts = select(fleet, &request.hosts.unwrap_or_default())?;
+    let (sender, parts) = mpsc::channel(fanout::WAITING_PARTS_MAX);
+    let summary =
+        QuerySummary { hosts: u32::try_from(hosts.len()).unwrap_or(u32::MAX), ..QuerySummary::default() };
+    tokio::spawn(fanout::walk_all(hosts, spec, limits, sender).in_current_span());
+    let events = stream::unfold(Answer { parts, summary: Some(summary) }, Answer::next);
+    Ok(Box::pin(events.map(|event| Ok(QueryResponse { event: Some(event) }))))
+}
+
+/// An answer as it comes: parts of the hosts, then the summary.
+struct Answer {
+    parts: mpsc::Receiver<Part>,
+    /// `None` when it was given.
+    summary: Option<QuerySummary>,
+}
+
+impl Answer {
+    async fn next(mut self) -> Option<(Event, Self)> {
+        let event = match self.parts.recv().await {
+            Some(Part::Samples(samples)) => Event::Samples(samples),
+            Some(Part::Walked(walk)) => {
+                let result = result(walk);
+                if let Some(summary) = &mut self.summary {
+                    tally(summary, &result);
+                }
+                Event::Result(result)
+            }
+            None => Event::Summary(self.summary.take()?),
+        };
+        Some((event, self))
+    }
+}
+
+fn result(HostWalk { host, rows, outcome }: HostWalk) -> HostResult {
+    let outcome = match outcome {
+        Ok(summary) => host_result::Outcome::Summary(summary),
+        Err(error) => host_result::Outcome::Error(error.into()),
+    };
+    HostResult {
+        host_id: host.host_id().to_string(),
+        hostname: host.record().hostname,
+        rows,
+        outcome: Some(outcome),
+    }
+}
+
+fn tally(summary: &mut QuerySummary, result: &HostResult) {
+    let end = match &result.outcome {
+        Some(host_result::Outcome::Summary(summary)) => Some(summary.end()),
+        _ => None,
+    };
+    match end {
+        Some(WalkEnd::Complete | WalkEnd::Limit | WalkEnd::StopAt) => summary.hosts_complete += 1,
+        Some(WalkEnd::Truncated) => summary.hosts_truncated += 1,
+        Some(WalkEnd::TargetGone | WalkEnd::Unspecified) | None => summary.hosts_failed += 1,
+    }
+}
+
+pub(super) fn flush(
+    fleet: &Fleet,
+    request: Request<FleetServiceFlushRequest>,
+) -> Result<Answers<FleetServiceFlushResponse>, WireError> {
+    let (metadata, _, request) = request.into_parts();
+    let limits = limits(fleet, &metadata, request.host_timeout)?;
+    let hosts = select(fleet, &request.hosts.unwrap_or_default())?;
+    let flushed = fanout::flush_all(hosts, request.target, limits);
+    Ok(Box::pin(flushed.map(|flushed| Ok(flush_response(flushed)))))
+}
+
+fn flush_response((host, outcome): HostFlushed) -> FleetServiceFlushResponse {
+    let outcome = match outcome {
+        Ok(AgentServiceFlushResponse { cgroup_id, path, flush_ns, flushed_at }) => {
+            fleet_service_flush_response::Outcome::Flush(HostFlush { cgroup_id, path, flush_ns, flushed_at })
+        }
+        Err(error) => fleet_service_flush_response::Outcome::Error(error.into()),
+    };
+    FleetServiceFlushResponse {
+        host_id: host.host_id().to_string(),
+        hostname: host.record().hostname,
+        outcome: Some(outcome),
+    }
+}
+
+/// Refuses here what every agent would refuse, so that the answer is one error and not a thousand.
+fn checked(spec: Option<WalkSpec>) -> Result<WalkSpec, WireError> {
+    let spec = spec.ok_or_else(|| WireError::invalid_field("spec", "", "a walk's specification"))?;
+    metrics_of_read_mask(spec.read_mask.as_ref())?;
+    if matches!(CgroupOrder::try_from(spec.order), Err(_) | Ok(CgroupOrder::Unspecified)) {
+        let allowed = "an order of CgroupOrder other than CGROUP_ORDER_UNSPECIFIED";
+        return Err(WireError::invalid_field("spec.order", spec.order, allowed));
+    }
+    Ok(spec)
+}
+
+fn limits(
+    fleet: &Fleet,
+    metadata: &MetadataMap,
+    asked: Option<prost_types::Duration>,
+) -> Result<Limits, WireError> {
+    let host_timeout = match asked {
+        None => fleet.host_timeout,
+        Some(asked) => Duration::try_from(asked)
+            .ok()
+            .filter(|asked| !asked.is_zero() && *asked <= HOST_TIMEOUT_MAX)
+            .ok_or_else(|| WireError::invalid_field("host_timeout", asked, "more than 0s, at most 300s"))?,
+    };
+    let callers =
+        deadline::of_caller(metadata).map(|left| left.saturating_sub((left / 10).min(KEPT_BACK_MAX)));
+    Ok(Limits {
+        host_timeout: callers.map_or(host_timeout, |callers| host_timeout.min(callers)),
+        hosts_max: fleet.fanout_hosts_max,
+    })
+}
+
+fn select(fleet: &Fleet, selector: &HostSelector) -> Result<Vec<Arc<Host>>, WireError> {
+    match (selector.all, selector.hosts.as_slice()) {
+        (true, []) => Ok(fleet.hosts.all()),
+        (true, named) => Err(WireError::invalid_field("hosts", named.join(","), "names or all, not both")),
+        (false, []) => Err(WireError::invalid_field("hosts", "", "one host at least, or all")),
+        (false, named) => {
+            let mut hosts: Vec<Arc<Host>> = Vec::with_capacity(named.len());
+            for name in named {
+                let host = fleet.hosts.find(name)?;
+                if hosts.iter().all(|chosen| chosen.host_id() != host.host_id()) {
+                    hosts.push(host);
+                }
+            }
+            Ok(hosts)
+        }
+    }
+}

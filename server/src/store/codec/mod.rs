@@ -1,0 +1,340 @@
+//! Payloads of head rows: a host's ticks as keyframes and sparse deltas. Pure.
+//!
+//! A body is `kind · [delta: checksum of the payload it follows · removed keys] · changed cgroups`;
+//! a keyframe is the difference to nothing. Keys ascend and are written as gaps. A changed cgroup is
+//! `key · mask · [presence] · differences`: bit 0 of the mask says that the set of present metrics
+//! changed and follows, bit n + 1 that metric n has another value. Cgroups without a change cost
+//! nothing. [`frame`] closes a body; nothing else in the workspace can read a payload.
+//!
+//! Must not know: hosts, time, Postgres.
+
+mod frame;
+#[cfg(test)]
+mod tests;
+mod values;
+mod varint;
+
+use std::io;
+
+use cgfleet_model::Metric;
+use cgfleet_proto::v1::CgroupSample;
+
+pub use self::values::{CgroupKey, MetricValues, TickValues};
+use self::{
+    frame::Checksum,
+    varint::{Reader, put_difference, put_varint},
+};
+
+const KIND_KEYFRAME: u8 = 0;
+const KIND_DELTA: u8 = 1;
+
+/// Bit 0 of a changed cgroup's mask; metric n has bit n + 1.
+const PRESENCE_CHANGED: u64 = 1;
+const _: () = assert!(Metric::ALL.len() < 64, "a mask has 63 bits for metrics");
+
+/// Bits of every metric that this version knows.
+const KNOWN_METRICS: u64 = (1 << Metric::ALL.len()) - 1;
+
+/// Whether a payload stands alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame {
+    /// Holds every cgroup.
+    Keyframe,
+    /// Holds what changed since the payload before it.
+    Delta,
+}
+
+/// A tick as the side that writes or reads payloads holds it, to build the next one upon.
+#[derive(Debug)]
+pub struct HeadState {
+    values: TickValues,
+    checksum: Checksum,
+}
+
+/// A tick that was encoded and is not stored yet.
+#[derive(Debug)]
+pub struct EncodedHead {
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// Whether it stands alone.
+    pub frame: Frame,
+    /// Cgroups in the tick.
+    pub cgroup_count: usize,
+    /// To be given to [`HeadEncoder::commit`] once the payload is stored.
+    pub next: HeadState,
+}
+
+/// Turns the ticks of one host into payloads. It advances only by [`commit`](Self::commit), so that a
+/// tick that was not stored is never what the next one builds upon.
+#[derive(Debug, Default)]
+pub struct HeadEncoder {
+    base: Option<HeadState>,
+}
+
+impl HeadEncoder {
+    /// Encodes a tick; a keyframe if asked for, or if there is nothing to build upon.
+    pub fn encode(&self, samples: &[CgroupSample], frame: Frame) -> Result<EncodedHead, CodecError> {
+        let values = TickValues::of(samples);
+        let base = self.base.as_ref().filter(|_| frame == Frame::Delta);
+        let mut body = Vec::new();
+        if let Some(base) = base {
+            body.push(KIND_DELTA);
+            body.extend(base.checksum.to_le_bytes());
+            put_delta(&mut body, &base.values, &values);
+        } else {
+            body.push(KIND_KEYFRAME);
+            put_changed(&mut body, values.entries.iter().map(|(key, values)| (*key, None, values)));
+        }
+        let frame = if base.is_some() { Frame::Delta } else { Frame::Keyframe };
+        let (payload, checksum) = frame::seal(&body)?;
+        Ok(EncodedHead { payload, frame, cgroup_count: values.len(), next: HeadState { values, checksum } })
+    }
+
+    /// Says that the payload that came with `next` is stored.
+    pub fn commit(&mut self, next: HeadState) {
+        self.base = Some(next);
+    }
+
+    /// Forgets the last tick: the next payload is a keyframe and every cgroup is new.
+    pub fn reset(&mut self) {
+        self.base = None;
+    }
+
+    /// Whether the last stored tick contained the cgroup.
+    pub fn contains(&self, key: CgroupKey) -> bool {
+        self.base.as_ref().is_some_and(|base| base.values.get(key).is_some())
+    }
+}
+
+/// Turns payloads back into ticks, from a keyframe on and in their order. After an error it needs a
+/// keyframe.
+#[derive(Debug, Default)]
+pub struct HeadDecoder {
+    base: Option<HeadState>,
+}
+
+impl HeadDecoder {
+    /// Reads the next payload and returns the whole tick.
+    pub fn apply(&mut self, payload: &[u8]) -> Result<&TickValues, CodecError> {
+        // Taken, so that an error leaves no half-changed tick behind.
+        let base = self.base.take();
+        let (body, checksum) = frame::open(payload)?;
+        let mut reader = Reader::new(&body);
+        let mut values = match reader.bytes()? {
+            [KIND_KEYFRAME] => TickValues::default(),
+            [KIND_DELTA] => read_base(&mut reader, base)?,
+            [kind] => return Err(CodecError::UnknownKind { kind }),
+        };
+        read_changed(&mut reader, &mut values)?;
+        if reader.remaining() > 0 {
+            return Err(CodecError::Trailing { bytes: reader.remaining() });
+        }
+        Ok(&self.base.insert(HeadState { values, checksum }).values)
+    }
+}
+
+/// Writes what was removed and what changed from `base` to `next`.
+fn put_delta(body: &mut Vec<u8>, base: &TickValues, next: &TickValues) {
+    let mut removed = Vec::new();
+    let mut changed = Vec::new();
+    let mut old = base.entries.iter().peekable();
+    for (key, values) in &next.entries {
+        while let Some((gone, _)) = old.next_if(|(old, _)| old < key) {
+            removed.push(*gone);
+        }
+        let before = old.next_if(|(old, _)| old == key).map(|(_, values)| values);
+        if before != Some(values) {
+            changed.push((*key, before, values));
+        }
+    }
+    removed.extend(old.map(|(gone, _)| *gone));
+
+    put_varint(body, removed.len() as u64);
+    let mut previous = None;
+    for key in removed {
+        put_key(body, previous.replace(key), key);
+    }
+    put_changed(body, changed.into_iter());
+}
+
+/// Writes cgroups with their values, each against what it had before, if anything.
+fn put_changed<'a>(
+    body: &mut Vec<u8>,
+    changed: impl ExactSizeIterator<Item = (CgroupKey, Option<&'a MetricValues>, &'a MetricValues)>,
+) {
+    put_varint(body, changed.len() as u64);
+    let mut previous = None;
+    for (key, before, values) in changed {
+        put_key(body, previous.replace(key), key);
+        // A new cgroup always says which metrics it has, even if none.
+        let presence_changed = before.is_none_or(|before| before.present != values.present);
+        let base = before.copied().unwrap_or_default().values;
+        let differs =
+            (0..base.len()).filter(|&at| base[at] != values.values[at] && is_set(values.present, at));
+        let mask = differs.clone().fold(u64::from(presence_changed), |mask, at| mask | 2 << at);
+        put_varint(body, mask);
+        if presence_changed {
+            put_varint(body, values.present);
+        }
+        for at in differs {
+            put_difference(body, base[at], values.values[at]);
+        }
+    }
+}
+
+fn put_key(body: &mut Vec<u8>, previous: Option<CgroupKey>, key: CgroupKey) {
+    let previous = previous.unwrap_or(CgroupKey { hierarchy_id: 0, cgroup_id: 0 });
+    put_varint(body, u64::from(key.hierarchy_id - previous.hierarchy_id));
+    let base = if key.hierarchy_id == previous.hierarchy_id { previous.cgroup_id } else { 0 };
+    put_varint(body, key.cgroup_id - base);
+}
+
+/// Reads which payload the delta follows and what it removed; returns what is left of the base.
+fn read_base(reader: &mut Reader<'_>, base: Option<HeadState>) -> Result<TickValues, CodecError> {
+    let follows = Checksum::from_le_bytes(reader.bytes()?);
+    let base = base.filter(|base| base.checksum == follows).ok_or(CodecError::WrongBase { follows })?;
+    let mut values = base.values;
+    let count = reader.varint()?;
+    let mut removed = Vec::new();
+    for _ in 0..count {
+        let key = read_key(reader, removed.last().copied())?;
+        if values.get(key).is_none() {
+            return Err(CodecError::Malformed { what: "the removal of a cgroup that was not there" });
+        }
+        removed.push(key);
+    }
+    if !removed.is_empty() {
+        values.entries.retain(|(key, _)| removed.binary_search(key).is_err());
+    }
+    Ok(values)
+}
+
+/// Reads what [`put_changed`] wrote into `values`.
+fn read_changed(reader: &mut Reader<'_>, values: &mut TickValues) -> Result<(), CodecError> {
+    let count = reader.varint()?;
+    let mut added: Vec<(CgroupKey, MetricValues)> = Vec::new();
+    let mut previous = None;
+    for _ in 0..count {
+        let key = read_key(reader, previous)?;
+        previous = Some(key);
+        match values.entries.binary_search_by_key(&key, |(key, _)| *key) {
+            Ok(at) => values.entries[at].1 = read_values(reader, Some(values.entries[at].1))?,
+            Err(_) => added.push((key, read_values(reader, None)?)),
+        }
+    }
+    if !added.is_empty() {
+        values.entries.append(&mut added);
+        values.entries.sort_by_key(|(key, _)| *key);
+    }
+    Ok(())
+}
+
+fn read_values(reader: &mut Reader<'_>, before: Option<MetricValues>) -> Result<MetricValues, CodecError> {
+    let mask = reader.varint()?;
+    let changed = mask >> 1;
+    let is_new = before.is_none();
+    let mut values = before.unwrap_or_default();
+    if mask & PRESENCE_CHANGED != 0 {
+        values.present = reader.varint()?;
+    } else if is_new {
+        return Err(CodecError::Malformed { what: "a new cgroup that does not say which metrics it has" });
+    }
+    let unknown = (values.present | changed) & !KNOWN_METRICS;
+    if unknown != 0 {
+        return Err(CodecError::UnknownMetric { number: unknown.trailing_zeros() });
+    }
+    if changed & !values.present != 0 {
+        return Err(CodecError::Malformed { what: "a value of an absent metric" });
+    }
+    for (at, value) in values.values.iter_mut().enumerate() {
+        if is_set(changed, at) {
+            *value = reader.difference_to(*value)?;
+        } else if !is_set(values.present, at) {
+            *value = 0;
+        }
+    }
+    Ok(values)
+}
+
+fn read_key(reader: &mut Reader<'_>, previous: Option<CgroupKey>) -> Result<CgroupKey, CodecError> {
+    const DISORDER: CodecError = CodecError::Malformed { what: "keys that do not ascend" };
+    let before = previous.unwrap_or(CgroupKey { hierarchy_id: 0, cgroup_id: 0 });
+    let hierarchy_gap = u32::try_from(reader.varint()?).map_err(|_| DISORDER)?;
+    let hierarchy_id = before.hierarchy_id.checked_add(hierarchy_gap).ok_or(DISORDER)?;
+    let base = if hierarchy_gap == 0 { before.cgroup_id } else { 0 };
+    let cgroup_id = base.checked_add(reader.varint()?).ok_or(DISORDER)?;
+    let key = CgroupKey { hierarchy_id, cgroup_id };
+    if previous.is_some_and(|previous| previous >= key) { Err(DISORDER) } else { Ok(key) }
+}
+
+fn is_set(mask: u64, at: usize) -> bool {
+    mask & (1 << at) != 0
+}
+
+/// Why a tick cannot be encoded or a payload cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The tick's body is larger than the bound.
+    #[error("tick takes {bytes} bytes, more than the {limit} that a payload may hold")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// zstd could not compress.
+    #[error("compress payload: {0}")]
+    Compress(#[source] io::Error),
+    /// The payload ends too early.
+    #[error("payload ends in the middle of a value")]
+    Truncated,
+    /// Written by another version.
+    #[error("payload has format version {found}, this server reads {known}")]
+    UnknownVersion {
+        /// The version it has.
+        found: u8,
+        /// The version that is known.
+        known: u8,
+    },
+    /// zstd could not decompress: the payload is damaged or too large.
+    #[error("decompress payload: {0}")]
+    Decompress(#[source] io::Error),
+    /// The payload was changed after it was written.
+    #[error("payload is damaged: checksum {stored:08x} stored, {computed:08x} computed")]
+    Checksum {
+        /// The checksum it carries.
+        stored: u32,
+        /// The checksum of its contents.
+        computed: u32,
+    },
+    /// Neither keyframe nor delta.
+    #[error("payload is of unknown kind {kind}")]
+    UnknownKind {
+        /// The kind it says.
+        kind: u8,
+    },
+    /// A delta that does not follow the payload read before it.
+    #[error("delta follows a payload with checksum {follows:08x}, which is not the one read before it")]
+    WrongBase {
+        /// The checksum of the payload it follows.
+        follows: u32,
+    },
+    /// A metric of a newer version.
+    #[error("payload holds metric number {number}, which this server does not know")]
+    UnknownMetric {
+        /// Its number.
+        number: u32,
+    },
+    /// Something that no encoder writes.
+    #[error("payload holds {what}")]
+    Malformed {
+        /// What it is.
+        what: &'static str,
+    },
+    /// Bytes after the end.
+    #[error("payload has {bytes} bytes after its end")]
+    Trailing {
+        /// How many.
+        bytes: usize,
+    },
+}

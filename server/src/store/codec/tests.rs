@@ -1,0 +1,182 @@
+//! Payloads read back as what was written, or as an error that names the damage.
+
+use cgfleet_model::Metric;
+use cgfleet_proto::v1::{CgroupSample, CpuSample};
+use proptest::{collection, option, prelude::*, sample::Index};
+
+use super::*;
+
+fn sample(cgroup_id: u64, usage_usec: Option<u64>) -> CgroupSample {
+    let cpu = usage_usec.map(|usage| CpuSample { usage_usec: Some(usage), ..CpuSample::default() });
+    CgroupSample { cgroup_id, cpu, ..CgroupSample::default() }
+}
+
+/// Encodes ticks as one stream would, with the frames asked for.
+fn encode(ticks: &[(Frame, Vec<CgroupSample>)]) -> Vec<Vec<u8>> {
+    let mut encoder = HeadEncoder::default();
+    let encode_one = |(frame, samples): &(Frame, Vec<CgroupSample>)| {
+        let encoded = encoder.encode(samples, *frame).unwrap();
+        encoder.commit(encoded.next);
+        encoded.payload
+    };
+    ticks.iter().map(encode_one).collect()
+}
+
+/// A payload with a valid envelope around any body.
+fn sealed(body: &[u8]) -> Vec<u8> {
+    frame::seal(body).unwrap().0
+}
+
+#[test]
+fn a_delta_holds_what_changed_and_nothing_else() {
+    let tick =
+        |first: u64| (Frame::Delta, (1..=10_000).map(|id| sample(id, Some(first * id))).collect::<Vec<_>>());
+    let mut changed = tick(1_000);
+    changed.1[4_999] = sample(5_000, Some(7));
+    let payloads = encode(&[tick(1_000), changed.clone(), changed]);
+    let sizes: Vec<_> = payloads.iter().map(Vec::len).collect();
+    assert!(sizes[0] > 10_000 && sizes[1] < 40 && sizes[2] < 30, "{sizes:?}");
+}
+
+#[test]
+fn absent_stays_absent_and_zero_stays_zero() {
+    let ticks = [Some(5), None, Some(0), Some(0), None, Some(u64::MAX), Some(3)];
+    let payloads = encode(&ticks.map(|usage| (Frame::Delta, vec![sample(1, usage)])));
+    let mut decoder = HeadDecoder::default();
+    for (payload, usage) in payloads.iter().zip(ticks) {
+        let values =
+            *decoder.apply(payload).unwrap().get(CgroupKey { hierarchy_id: 0, cgroup_id: 1 }).unwrap();
+        assert_eq!((values.get(Metric::CpuUsage), values.get(Metric::CpuUser)), (usage, None));
+    }
+}
+
+#[test]
+fn a_tick_that_was_not_committed_is_not_built_upon() {
+    let mut encoder = HeadEncoder::default();
+    let mut decoder = HeadDecoder::default();
+    let first = encoder.encode(&[sample(1, Some(1))], Frame::Delta).unwrap();
+    assert_eq!(first.frame, Frame::Keyframe);
+    decoder.apply(&first.payload).unwrap();
+    encoder.commit(first.next);
+    let _lost = encoder.encode(&[sample(1, Some(2))], Frame::Delta).unwrap();
+    let third = encoder.encode(&[sample(1, Some(3)), sample(2, None)], Frame::Delta).unwrap();
+    assert_eq!(third.frame, Frame::Delta);
+    let expect = TickValues::of(&[sample(1, Some(3)), sample(2, None)]);
+    assert_eq!(decoder.apply(&third.payload).unwrap(), &expect);
+}
+
+#[test]
+fn each_kind_of_damage_has_its_error() {
+    let payloads = encode(&[
+        (Frame::Delta, vec![sample(1, Some(1))]),
+        (Frame::Delta, vec![sample(1, Some(2))]),
+        (Frame::Delta, vec![sample(1, Some(3))]),
+    ]);
+    let with = |at: usize, byte: u8| {
+        let mut damaged = payloads[0].clone();
+        damaged[at] = byte;
+        damaged
+    };
+    let check = |payloads: &[&[u8]], expect: &str| {
+        let mut decoder = HeadDecoder::default();
+        let (last, before) = payloads.split_last().unwrap();
+        for payload in before {
+            decoder.apply(payload).unwrap();
+        }
+        let error = decoder.apply(last).unwrap_err().to_string();
+        assert!(error.contains(expect), "{error:?} does not say {expect:?}");
+        let error = decoder.apply(&encode(&[(Frame::Delta, vec![]), (Frame::Delta, vec![])])[1]).unwrap_err();
+        assert!(
+            matches!(error, CodecError::WrongBase { .. }),
+            "after an error a keyframe is needed: {error}"
+        );
+    };
+    check(&[&[]], "ends in the middle");
+    check(&[&payloads[0][..3]], "ends in the middle");
+    check(&[&with(0, 9)], "format version 9, this server reads 1");
+    check(&[&with(1, payloads[0][1] ^ 1)], "is damaged: checksum");
+    check(&[&payloads[0][..payloads[0].len() - 1]], "decompress");
+    check(&[&[&payloads[0][..], b"tail"].concat()], "decompress");
+    check(&[&payloads[1]], "which is not the one read before it");
+    check(&[&payloads[0], &payloads[2]], "which is not the one read before it");
+    check(&[&sealed(&[])], "ends in the middle");
+    check(&[&sealed(&[7])], "unknown kind 7");
+    check(&[&sealed(&[KIND_KEYFRAME, 0, 1])], "1 bytes after its end");
+    check(&[&sealed(&[KIND_KEYFRAME, 1, 0, 1, 0])], "does not say which metrics");
+    check(&[&sealed(&[KIND_KEYFRAME, 1, 0, 1, 2 | 1, 0, 0])], "a value of an absent metric");
+    check(&[&sealed(&[KIND_KEYFRAME, 1, 0, 1, 1, 0x80, 0x80, 1])], "metric number 14,");
+    check(&[&sealed(&[KIND_KEYFRAME, 2, 0, 1, 1, 0, 0, 0, 1, 0])], "keys that do not ascend");
+    check(&[&sealed(&[&[KIND_KEYFRAME][..], &[0xff; 9], &[1]].concat())], "ends in the middle");
+    let mut delta = vec![KIND_DELTA];
+    delta.extend(&payloads[0][1..5]);
+    delta.extend([1, 0, 9, 0]);
+    check(&[&payloads[0], &sealed(&delta)], "the removal of a cgroup that was not there");
+}
+
+#[test]
+fn a_body_above_the_bound_is_refused_both_ways() {
+    let body = vec![0; frame::BODY_BYTES_MAX + 1];
+    assert!(matches!(frame::seal(&body), Err(CodecError::TooLarge { .. })));
+    let mut bomb = sealed(&[]);
+    bomb.truncate(5);
+    bomb.extend(zstd::bulk::compress(&body, 1).unwrap());
+    assert!(matches!(frame::open(&bomb), Err(CodecError::Decompress(_))));
+}
+
+prop_compose! {
+    fn any_sample()(
+        hierarchy_id in 0_u32..3,
+        // Few ids, so that cgroups come, go and come back; some far apart.
+        cgroup_id in prop_oneof![1_u64..12, Just(u64::MAX), Just(1 << 40)],
+        values in collection::vec(option::of(prop_oneof![0_u64..300, any::<u64>()]), Metric::ALL.len()),
+    ) -> CgroupSample {
+        let mut sample = CgroupSample { hierarchy_id, cgroup_id, ..CgroupSample::default() };
+        for (metric, value) in Metric::ALL.into_iter().zip(values) {
+            sample.set_metric(metric, value);
+        }
+        sample
+    }
+}
+
+fn any_ticks() -> impl Strategy<Value = Vec<(Frame, Vec<CgroupSample>)>> {
+    let frame = prop_oneof![1 => Just(Frame::Keyframe), 5 => Just(Frame::Delta)];
+    collection::vec((frame, collection::vec(any_sample(), 0..20)), 1..12)
+}
+
+proptest! {
+    #[test]
+    fn any_ticks_read_back_as_they_were(ticks in any_ticks()) {
+        let mut decoder = HeadDecoder::default();
+        for (payload, (_, samples)) in encode(&ticks).iter().zip(&ticks) {
+            prop_assert_eq!(decoder.apply(payload).unwrap(), &TickValues::of(samples));
+        }
+    }
+
+    #[test]
+    fn damage_is_an_error_or_changes_nothing(
+        ticks in any_ticks(), which: Index, at: Index, flip in 1_u8.., cut: bool,
+    ) {
+        let mut payloads = encode(&ticks);
+        let damaged = which.get_mut(&mut payloads);
+        let at = at.index(damaged.len());
+        if cut { damaged.truncate(at) } else { damaged[at] ^= flip }
+        let mut decoder = HeadDecoder::default();
+        for (payload, (_, samples)) in payloads.iter().zip(&ticks) {
+            if let Ok(values) = decoder.apply(payload) {
+                prop_assert_eq!(values, &TickValues::of(samples));
+            }
+        }
+    }
+
+    #[test]
+    fn any_body_is_read_or_refused(base in any_ticks(), body: Vec<u8>) {
+        let mut decoder = HeadDecoder::default();
+        let payloads = encode(&base);
+        for payload in &payloads {
+            decoder.apply(payload).unwrap();
+        }
+        let follows = &payloads[payloads.len() - 1][1..5];
+        let _ = decoder.apply(&sealed(&[&[KIND_DELTA], follows, &body].concat()));
+        let _ = decoder.apply(&sealed(&[&[KIND_KEYFRAME], &body[..]].concat()));
+    }
+}

@@ -1,0 +1,99 @@
+//! A socket in front of Postgres's that can lose connections at the worst moments.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    task::JoinHandle,
+};
+
+/// What the proxy does to a connection; one fault per commit, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The commit does not reach Postgres.
+    BeforeCommit,
+    /// Postgres commits, and the answer is lost.
+    AfterCommit,
+}
+
+pub(crate) struct InterruptingProxy {
+    dir: TempDir,
+    faults: Arc<Mutex<Vec<Fault>>>,
+    task: JoinHandle<()>,
+}
+
+impl InterruptingProxy {
+    pub(crate) fn start(socket_dir: &Path) -> Self {
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        let name = ".s.PGSQL.5432";
+        let listener = UnixListener::bind(dir.path().join(name)).unwrap();
+        let faults = Arc::<Mutex<Vec<Fault>>>::default();
+        let task = tokio::spawn(accept(listener, socket_dir.join(name), Arc::clone(&faults)));
+        Self { dir, faults, task }
+    }
+
+    pub(crate) fn socket_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The next commits meet these faults.
+    pub(crate) fn inject(&self, faults: &[Fault]) {
+        self.faults.lock().unwrap().extend(faults);
+    }
+
+    pub(crate) fn faults_left(&self) -> usize {
+        self.faults.lock().unwrap().len()
+    }
+}
+
+impl Drop for InterruptingProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: UnixListener, postgres: PathBuf, faults: Arc<Mutex<Vec<Fault>>>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let server = UnixStream::connect(&postgres).await.unwrap();
+        tokio::spawn(relay(client, server, Arc::clone(&faults)));
+    }
+}
+
+/// Relays until either side ends or a fault strikes. Postgres sees a lost connection as its client
+/// closing it.
+async fn relay(mut client: UnixStream, mut server: UnixStream, faults: Arc<Mutex<Vec<Fault>>>) {
+    let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut asked) => {
+                let Ok(1..) = read else { return };
+                let asked = &asked[..read.unwrap()];
+                let is_commit = asked.windows(6).any(|word| word == b"COMMIT");
+                let fault = if is_commit { take_first(&faults) } else { None };
+                if fault == Some(Fault::BeforeCommit) || server.write_all(asked).await.is_err() {
+                    return;
+                }
+                if fault == Some(Fault::AfterCommit) {
+                    server.read(&mut answered).await.unwrap();
+                    return;
+                }
+            }
+            read = server.read(&mut answered) => {
+                let Ok(1..) = read else { return };
+                if client.write_all(&answered[..read.unwrap()]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn take_first(faults: &Mutex<Vec<Fault>>) -> Option<Fault> {
+    let mut faults = faults.lock().unwrap();
+    if faults.is_empty() { None } else { Some(faults.remove(0)) }
+}

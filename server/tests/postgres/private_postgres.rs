@@ -1,0 +1,180 @@
+//! The private Postgres: made, started, stopped, recovered, and refused with a reason.
+
+use std::{
+    fs,
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use cgfleet_server::{
+    private_postgres::{PrivatePostgres, PrivatePostgresError, PrivatePostgresOptions},
+    store::{HostRecord, Store, StoreLimits},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, geteuid},
+};
+
+use crate::fixture::{id, options, state_dir};
+
+async fn start(state_dir: &Path) -> PrivatePostgres {
+    PrivatePostgres::start(&options(state_dir)).await.unwrap()
+}
+
+fn pid(postgres: &PrivatePostgres) -> Pid {
+    Pid::from_raw(postgres.pid().unwrap().try_into().unwrap())
+}
+
+async fn hosts(postgres: &PrivatePostgres) -> usize {
+    let store = Store::connect(&postgres.database(), StoreLimits::default()).await.unwrap();
+    let hosts = store.list_hosts(None, 10).await.unwrap().len();
+    store.close().await;
+    hosts
+}
+
+async fn add_host(postgres: &PrivatePostgres) {
+    let store = Store::connect(&postgres.database(), StoreLimits::default()).await.unwrap();
+    let host = HostRecord {
+        host_id: id(1),
+        boot_id: id(2),
+        agent_epoch: id(3),
+        hostname: "host".to_owned(),
+        address: "localhost:1".to_owned(),
+        kernel_release: "6.1".to_owned(),
+        agent_version: "0".to_owned(),
+    };
+    assert!(store.register_host(&host).await.unwrap());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn data_survives_restarts_and_kills() {
+    let dir = state_dir();
+    // What an interrupted initdb leaves.
+    fs::create_dir_all(dir.path().join("postgres/data.unfinished/base")).unwrap();
+
+    let postgres = start(dir.path()).await;
+    let process = fs::metadata(format!("/proc/{}", pid(&postgres))).unwrap();
+    assert_ne!(process.uid(), 0, "Postgres runs as root");
+    assert_eq!(fs::metadata(dir.path().join("postgres/run")).unwrap().mode() & 0o777, 0o700);
+    assert!(!dir.path().join("postgres/data.unfinished").exists());
+    add_host(&postgres).await;
+    let second = PrivatePostgres::start(&options(dir.path())).await.unwrap_err();
+    assert!(second.to_string().contains("another cgfleet-server runs in state directory"), "{second}");
+    let stopped = pid(&postgres);
+    postgres.stop().await;
+    assert!(kill(stopped, None).is_err(), "it is still there");
+
+    let mut postgres = start(dir.path()).await;
+    assert_eq!(hosts(&postgres).await, 1, "after a clean restart");
+    kill(pid(&postgres), Signal::SIGKILL).unwrap();
+    let exited = postgres.exited().await;
+    assert!(matches!(exited, PrivatePostgresError::Exited { .. }), "{exited}");
+    assert!(exited.to_string().contains("signal: 9"), "{exited}");
+    drop(postgres);
+
+    let postgres = start(dir.path()).await;
+    assert_eq!(hosts(&postgres).await, 1, "after a crash of Postgres");
+    postgres.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_killed_server_left_running_is_stopped_first() {
+    let dir = state_dir();
+    let first = start(dir.path()).await;
+    add_host(&first).await;
+    let bin_dir = first.bin_dir().to_owned();
+    let data_dir = dir.path().join("postgres/data");
+    first.stop().await;
+
+    // As the postmaster of a killed server: it runs on the data directory and nobody holds the lock.
+    let owner = fs::metadata(&data_dir).unwrap();
+    let mut orphan = Command::new(bin_dir.join("postgres"))
+        .arg("-D")
+        .arg(&data_dir)
+        .args(["-c", "listen_addresses=", "-c"])
+        .arg(format!("unix_socket_directories={}", dir.path().join("postgres/run").display()))
+        .current_dir(dir.path())
+        .stderr(Stdio::null())
+        .uid(owner.uid())
+        .gid(owner.gid())
+        .spawn()
+        .unwrap();
+    while !data_dir.join("postmaster.pid").exists() {
+        tokio::task::yield_now().await;
+    }
+
+    let second = start(dir.path()).await;
+    assert!(orphan.wait().unwrap().success(), "the orphan was not shut down in order");
+    assert_eq!(hosts(&second).await, 1);
+    second.stop().await;
+
+    // A pid file whose number now belongs to somebody else, here to this very process.
+    fs::write(data_dir.join("postmaster.pid"), format!("{}\n/elsewhere\n", std::process::id())).unwrap();
+    fs::set_permissions(data_dir.join("postmaster.pid"), fs::Permissions::from_mode(0o644)).unwrap();
+    let third = start(dir.path()).await;
+    assert_eq!(hosts(&third).await, 1);
+    let forgotten = pid(&third);
+    drop(third);
+    // Dropped, it was told to stop.
+    while kill(forgotten, None).is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn check_refused(options: PrivatePostgresOptions, expect: &[&str]) {
+    let error = PrivatePostgres::start(&options).await.unwrap_err().to_string();
+    for expect in expect {
+        assert!(error.contains(expect), "{error:?} does not say {expect:?}");
+    }
+    assert!(!error.contains('\n'), "{error:?} is more than a line");
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_is_missing_and_how_to_mend_it() {
+    let dir = state_dir();
+    let given = options(dir.path());
+    let empty = dir.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let missing = ["initdb and postgres not found in", "/empty", "install the package postgresql"];
+    check_refused(PrivatePostgresOptions { bin_dir: Some(empty.clone()), ..given.clone() }, &missing).await;
+
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let below_a_file = PrivatePostgresOptions { state_dir: file.join("state"), ..given.clone() };
+    check_refused(below_a_file, &["make state directory", "/file/state"]).await;
+
+    let long = PrivatePostgresOptions { state_dir: dir.path().join("x".repeat(90)), ..given.clone() };
+    check_refused(long, &["more than the 107", "configure a shorter state directory"]).await;
+
+    fs::create_dir_all(dir.path().join("postgres/data")).unwrap();
+    check_refused(given.clone(), &["is no Postgres data directory", "move it away"]).await;
+    fs::write(dir.path().join("postgres/data/PG_VERSION"), "9\n").unwrap();
+    check_refused(given.clone(), &["is of Postgres 9, and the one in", "install the package postgresql-9"])
+        .await;
+
+    if geteuid().is_root() {
+        let user = |user: &str| PrivatePostgresOptions { user: user.to_owned(), ..given.clone() };
+        check_refused(user("nobody-of-this-name"), &["\"nobody-of-this-name\"", "does not exist"]).await;
+        check_refused(user("root"), &["does not run as root"]).await;
+
+        fs::set_permissions(&empty, fs::Permissions::from_mode(0o700)).unwrap();
+        let closed = PrivatePostgresOptions { state_dir: empty.join("below/it"), ..given.clone() };
+        check_refused(closed, &["cannot enter", "/empty:", "chmod o+x"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_postgres_that_does_not_start_quotes_its_log() {
+    let dir = state_dir();
+    start(dir.path()).await.stop().await;
+    let conf = dir.path().join("postgres/data/postgresql.conf");
+    let text = fs::read_to_string(&conf).unwrap();
+    fs::write(&conf, text + "\nshared_buffers = 'many'\n").unwrap();
+    let expect = ["ended by itself (exit status: 1)", "invalid value for parameter \"shared_buffers\""];
+    check_refused(options(dir.path()), &expect).await;
+}

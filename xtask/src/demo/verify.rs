@@ -1,0 +1,163 @@
+//! What the demo checks by itself in cgctl's answers. Pure: text in, verdict out.
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+/// usage_usec by cgroup path.
+pub(super) type Usage = HashMap<String, u64>;
+
+/// Whether `cgctl hosts -o json` lists the host as up, with a tick in the store.
+pub(super) fn host_is_ready(hosts: &str, hostname: &str) -> bool {
+    let Ok(hosts) = serde_json::from_str::<Value>(hosts) else { return false };
+    let mut hosts = hosts["hosts"].as_array().into_iter().flatten();
+    hosts
+        .any(|host| host["hostname"] == hostname && host["state"] == "up" && host["last_tick_at"].is_string())
+}
+
+/// Checks the rows of `cgctl query --order ancestors -o ndjson` against what the cgroups' own files
+/// said before and after, and returns what holds.
+pub(super) fn ancestors(rows: &str, before: &Usage, after: &Usage) -> Result<Vec<String>> {
+    let rows = objects(rows)?;
+    if let Some(failed) = rows.iter().find(|row| row.get("error").is_some()) {
+        bail!("the answer names an error: {failed}");
+    }
+    let rows =
+        rows.iter().filter(|row| row.get("path").is_some()).map(Row::parse).collect::<Result<Vec<_>>>()?;
+    let paths: Vec<_> = rows.iter().map(|row| row.path.as_str()).collect();
+    let mut expected: Vec<_> = before.keys().map(String::as_str).collect();
+    expected.sort_by_key(|path| std::cmp::Reverse(path.len()));
+    expected.push("/");
+    ensure!(paths == expected, "the ancestors should be {expected:?}, but the answer has {paths:?}");
+    for pair in rows.windows(2) {
+        ensure!(
+            pair[0].parent_id == Some(pair[1].cgroup_id),
+            "{} is not the parent of {}",
+            pair[1].path,
+            pair[0].path
+        );
+    }
+    let mut verified = vec![format!("the answer goes from the leaf to the root: {}", paths.join(" → "))];
+    for row in &rows {
+        verified.push(row.check_usage(before, after)?);
+    }
+    Ok(verified)
+}
+
+/// How many points `cgctl history -o ndjson` printed.
+pub(super) fn history_points(points: &str) -> Result<usize> {
+    Ok(objects(points)?.iter().filter(|point| point["tick_at"].is_string()).count())
+}
+
+fn objects(ndjson: &str) -> Result<Vec<Value>> {
+    let lines = ndjson.lines().filter(|line| !line.trim().is_empty());
+    lines.map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))).collect()
+}
+
+struct Row {
+    path: String,
+    cgroup_id: u64,
+    /// Absent at the root.
+    parent_id: Option<u64>,
+    source: String,
+    usage_usec: u64,
+}
+
+impl Row {
+    fn parse(row: &Value) -> Result<Self> {
+        let parse = || -> Result<Self> {
+            Ok(Self {
+                path: row["path"].as_str().context("no path")?.to_owned(),
+                cgroup_id: row["cgroup_id"].as_u64().context("no cgroup_id")?,
+                parent_id: row["parent_id"].as_u64(),
+                source: row["cpu"]["source"].as_str().context("no cpu.source")?.to_owned(),
+                usage_usec: row["cpu"]["usage_usec"].as_u64().context("no cpu.usage_usec")?,
+            })
+        };
+        parse().with_context(|| format!("row {row}"))
+    }
+
+    /// The root's usage has no lower bound to check against: its row must say that it is read from
+    /// its file, for the kernel does not maintain it where BPF reads.
+    fn check_usage(&self, before: &Usage, after: &Usage) -> Result<String> {
+        let Self { path, source, usage_usec, .. } = self;
+        if path == "/" {
+            ensure!(source == "file", "the root should be read from its file, but its source is {source}");
+            return Ok("/: read from its file, as marked".to_owned());
+        }
+        let (Some(before), Some(after)) = (before.get(path), after.get(path)) else {
+            bail!("{path} was not read before and after");
+        };
+        let range = before..=after;
+        ensure!(
+            range.contains(&usage_usec),
+            "{path}: usage_usec {usage_usec} is not between {before} and {after}"
+        );
+        Ok(format!("{path}: {before} ≤ usage_usec {usage_usec} ≤ {after} ({source})"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAF: &str =
+        r#"{"path":"/a/b","cgroup_id":3,"parent_id":2,"cpu":{"source":"bpf","usage_usec":15}}"#;
+    const PARENT: &str =
+        r#"{"path":"/a","cgroup_id":2,"parent_id":1,"cpu":{"source":"bpf","usage_usec":30}}"#;
+    const ROOT: &str = r#"{"path":"/","cgroup_id":1,"cpu":{"source":"file","usage_usec":99}}"#;
+
+    fn usage(leaf: u64, parent: u64) -> Usage {
+        [("/a/b".to_owned(), leaf), ("/a".to_owned(), parent)].into()
+    }
+
+    #[test]
+    fn usage_between_two_reads_and_a_root_from_its_file_are_verified() {
+        let verified =
+            ancestors(&format!("{LEAF}\n{PARENT}\n{ROOT}\n"), &usage(15, 20), &usage(16, 30)).unwrap();
+        assert_eq!(verified.len(), 4);
+    }
+
+    #[test]
+    fn what_does_not_hold_is_named() {
+        let check = |rows: &[&str], expect: &str| {
+            let error = ancestors(&rows.join("\n"), &usage(15, 20), &usage(16, 30)).unwrap_err();
+            assert!(format!("{error:#}").contains(expect), "{error:#}");
+        };
+        check(&[PARENT, LEAF, ROOT], "should be");
+        check(&[LEAF, PARENT], "should be");
+        check(&[LEAF, PARENT, &ROOT.replace("file", "bpf")], "the root should be read from its file");
+        check(&[&LEAF.replace("15", "17"), PARENT, ROOT], "/a/b: usage_usec 17 is not between 15 and 16");
+        check(&[&LEAF.replace("15", "0"), PARENT, ROOT], "/a/b: usage_usec 0 is not between");
+        check(
+            &[LEAF, &PARENT.replace("\"cgroup_id\":2", "\"cgroup_id\":9"), ROOT],
+            "/a is not the parent of /a/b",
+        );
+        check(&[LEAF, PARENT, "{\"path\":\"/\"}"], "no cgroup_id");
+        check(&[LEAF, r#"{"host_id":"h","error":{"reason":"X"}}"#], "names an error");
+        check(&[LEAF, "oops"], "no JSON: oops");
+    }
+
+    #[test]
+    fn only_ticks_are_history_points() {
+        assert_eq!(
+            history_points("{\"tick_at\":\"2026-01-01T00:00:00Z\"}\n{\"end\":\"complete\"}\n").unwrap(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_host_is_ready_when_it_is_up_and_has_a_tick() {
+        let check = |state: &str, tick: &str, expect: bool| {
+            let hosts =
+                format!(r#"{{"hosts":[{{"hostname":"h","state":"{state}","last_tick_at":{tick}}}]}}"#);
+            assert_eq!(host_is_ready(&hosts, "h"), expect, "{hosts}");
+            assert!(!host_is_ready(&hosts, "other"));
+        };
+        check("up", r#""2026-01-01T00:00:00Z""#, true);
+        check("up", "null", false);
+        check("lost", r#""2026-01-01T00:00:00Z""#, false);
+        assert!(!host_is_ready("not json", "h"));
+    }
+}

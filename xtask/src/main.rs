@@ -1,0 +1,124 @@
+//! `cargo xtask`: how things are installed, built, started and checked. The only place that knows.
+//!
+//! It must depend on no other crate of the workspace, and start from nothing but Rust and apt.
+
+mod checkout;
+mod command;
+mod demo;
+mod install;
+mod lint;
+mod phases;
+mod tidy;
+
+use std::{env, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+use crate::{
+    checkout::Checkout,
+    command::{CommandFailed, cargo},
+    demo::burn,
+    install::{Job, install},
+    phases::Phases,
+};
+
+/// Development tasks of cgfleet; docs/development.md explains them.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing for the given jobs (default: all of them), after saying so.
+    Install {
+        /// What the machine shall be able to do.
+        jobs: Vec<Job>,
+    },
+    /// Build, start Postgres, server and agent on this host's cgroups, and query them.
+    Demo {
+        /// End after the queries instead of staying up until Ctrl-C.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Build everything and run every test that CI runs.
+    Test {
+        /// Passed on to `cargo test --workspace`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Check formatting, clippy, protos and fences.
+    Lint,
+    /// Check the fences between the crates (also part of lint).
+    Tidy,
+    /// Make proto/landed.binpb, against which `lint` looks for breaking changes.
+    ProtoLanded,
+    /// Run one benchmark of integration-tests in release mode.
+    Bench {
+        /// Passed on to the benchmark program; the first is the scenario's name.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Use a little CPU until the given parent process is gone.
+    #[command(hide = true)]
+    Burn { parent: u32 },
+}
+
+fn main() -> ExitCode {
+    match perform(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask failed: {error:#}");
+            let code = error.downcast_ref::<CommandFailed>().map_or(1, CommandFailed::exit_code);
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    let checkout = Checkout::locate()?;
+    env::set_current_dir(&checkout.root).with_context(|| format!("enter {}", checkout.root.display()))?;
+    match task {
+        Task::Install { jobs } if jobs.is_empty() => install(&checkout, &Job::ALL),
+        Task::Install { jobs } => install(&checkout, &jobs),
+        Task::Demo { once } => demo::demo(&checkout, once),
+        Task::Test { args } => test(&checkout, &args),
+        Task::Lint => lint::lint(&checkout),
+        Task::Tidy => tidy::tidy(&checkout),
+        Task::ProtoLanded => lint::proto_landed(&checkout),
+        Task::Bench { args } => bench(&checkout, &args),
+        Task::Burn { parent } => {
+            burn::burn(parent);
+            Ok(())
+        }
+    }
+}
+
+/// Builds all targets first: the tests start the daemons' binaries, which `cargo test` alone does
+/// not build, and one build with the tests' features serves both steps.
+fn test(checkout: &Checkout, args: &[String]) -> Result<()> {
+    let mut phases = Phases::start("test");
+    phases.run("install", || install(checkout, &[Job::Build, Job::Demo, Job::Test]))?;
+    if !rustix::process::geteuid().is_root() {
+        println!("not root: the tests that load BPF, make cgroups or network namespaces will fail");
+    }
+    phases.run("build", || {
+        command::run(cargo().args(["build", "--workspace", "--lib", "--bins", "--tests"]))
+    })?;
+    phases.run("tests", || command::run(cargo().args(["test", "--workspace"]).args(args)))
+}
+
+/// The scenarios, their baselines and their figures belong to integration-tests.
+fn bench(checkout: &Checkout, args: &[String]) -> Result<()> {
+    let mut phases = Phases::start("bench");
+    phases.run("install", || install(checkout, &[Job::Build, Job::Demo]))?;
+    let mut build = cargo();
+    build.args(["build", "--release", "--bins", "--package", "integration-tests"]);
+    build.args(checkout::DAEMONS_AND_CLIENT.iter().flat_map(|package| ["--package", package]));
+    phases.run("build", || command::run(&mut build))?;
+    let program = checkout.target.join("release/bench");
+    phases.run("bench", || command::run(std::process::Command::new(&program).args(args)))
+}
