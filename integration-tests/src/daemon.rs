@@ -98,7 +98,14 @@ impl Start {
     /// Listens here instead, inside this network namespace.
     #[must_use]
     pub fn in_namespace(mut self, namespace: &str, address: SocketAddr) -> Self {
-        self.prefix = ["ip", "netns", "exec", namespace].map(str::to_owned).to_vec();
+        // Not `ip netns exec`, which mounts a new /sys without the cgroup filesystems.
+        self.prefix = vec!["nsenter".to_owned(), format!("--net=/run/netns/{namespace}")];
+        self.listening_on(address)
+    }
+
+    /// Listens here instead, where other hosts can reach it.
+    #[must_use]
+    pub fn listening_on(mut self, address: SocketAddr) -> Self {
         self.address = address;
         self.flag("--insecure", "true")
     }

@@ -6,6 +6,7 @@
 pub mod cgroups;
 pub mod cli;
 pub mod daemon;
+pub mod fleet;
 pub mod network;
 pub mod wait;
 pub mod walk;
