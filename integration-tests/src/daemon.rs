@@ -210,7 +210,7 @@ impl Daemon {
     async fn wait_until_serving(&mut self) -> Result<()> {
         let channel = self.channel()?;
         let what = format!("{} serving", self.name);
-        let serving = wait::until(&what, Duration::from_secs(60), || {
+        let serving = wait::until(&what, Duration::from_mins(1), || {
             let ended = self.child.try_wait();
             let mut health = HealthClient::new(channel.clone());
             async move {

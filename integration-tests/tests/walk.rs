@@ -206,7 +206,7 @@ async fn a_subscription_brings_whole_snapshots_in_sequence() -> Result<()> {
                 rows = 0;
             }
             Event::Batch(batch) => {
-                rows += batch.samples.iter().filter(|sample| sample.path == tree.path("")).count()
+                rows += batch.samples.iter().filter(|sample| sample.path == tree.path("")).count();
             }
             Event::Summary(summary) => {
                 assert_eq!(summary.end(), WalkEnd::Complete);

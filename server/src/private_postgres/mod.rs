@@ -86,7 +86,8 @@ impl PrivatePostgres {
             }
             Some(_) => stop_orphan(&cluster).await?,
             None => {
-                tracing::info!(dir = %cluster.data_dir().display(), major = binaries.major, "making a Postgres data directory");
+                let dir = cluster.data_dir();
+                tracing::info!(dir = %dir.display(), major = binaries.major, "making a data directory");
                 cluster.make_data_dir(&run_as, &binaries).await?;
             }
         }

@@ -126,8 +126,8 @@ async fn gaps_stand_where_ticks_are_missing() {
     let expect = [points(&[3, 4]), vec![lost.clone()], points(&[9]), vec![restarted.clone()], points(&[20])];
     assert_eq!(all, expect.concat());
     // A gap shows wherever it and the range overlap, with no point in the range too.
-    assert_eq!(history(&store, "/cgroup-5", at(50), at(60)).await, [lost.clone()]);
-    assert_eq!(history(&store, "/cgroup-5", at(91), at(150)).await, [restarted.clone()]);
+    assert_eq!(history(&store, "/cgroup-5", at(50), at(60)).await, std::slice::from_ref(&lost));
+    assert_eq!(history(&store, "/cgroup-5", at(91), at(150)).await, std::slice::from_ref(&restarted));
     assert_eq!(history(&store, "/cgroup-5", at(80), at(90)).await, [lost]);
     assert_eq!(history(&store, "/cgroup-5", at(90), at(91)).await, [points(&[9]), vec![restarted]].concat());
     let keyframes =

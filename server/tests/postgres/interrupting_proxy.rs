@@ -79,7 +79,7 @@ async fn relay(mut client: UnixStream, mut server: UnixStream, faults: Arc<Mutex
                     return;
                 }
                 if fault == Some(Fault::AfterCommit) {
-                    server.read(&mut answered).await.unwrap();
+                    assert!(server.read(&mut answered).await.unwrap() > 0, "Postgres did not answer");
                     return;
                 }
             }

@@ -111,9 +111,12 @@ async fn each_host_of_a_batch_has_its_own_outcome() {
     let lost_the_cursor = OpenedStream { cursor: Some(elsewhere), ..opened[3] };
     let never_opened = row(5, opened[0], 0);
     let rows = [row(1, opened[0], 0), row(2, opened[1], 0), row(3, opened[2], 0), row(4, lost_the_cursor, 9)];
+    let expect = {
+        use WriteOutcome::{AlreadyStored, Fenced, Stored};
+        [Stored, AlreadyStored, Fenced, Fenced, Fenced]
+    };
     let outcomes = store.write_batch(&batch(rows.into_iter().chain([never_opened]))).await.unwrap();
-    use WriteOutcome::{AlreadyStored, Fenced, Stored};
-    assert_eq!(outcomes, [Stored, AlreadyStored, Fenced, Fenced, Fenced]);
+    assert_eq!(outcomes, expect);
     assert_eq!(database.sql("select count(*), count(distinct host_id) from head"), "2|2");
 }
 
@@ -140,7 +143,7 @@ fn a_batch_has_one_tick_per_host_and_is_bounded() {
 }
 
 #[tokio::test]
-async fn two_stores_write_without_waiting_for_each_other_s_partitions() {
+async fn two_stores_may_make_the_same_partition_at_once() {
     let database = TestDatabase::create();
     let (one, other) = (database.store().await, database.store().await);
     let writes = [(one, 1), (other, 2)].map(async |(store, host)| {
