@@ -97,9 +97,12 @@ async fn walk_one(
     let failed =
         |source: tonic::Status| HostCallError::Call { address: address.clone(), source: source.into() };
     let request = Request::new(WalkRequest { spec: Some(spec) });
-    let mut messages =
-        AgentServiceClient::new(host.channel()).walk(request).await.map_err(failed)?.into_inner();
-    while let Some(message) = messages.message().await.map_err(failed)? {
+    let mut messages = AgentServiceClient::new(host.channel())
+        .walk(request)
+        .await
+        .map_err(|status| failed(status.into()))?
+        .into_inner();
+    while let Some(message) = messages.message().await.map_err(|status| failed(status.into()))? {
         match message.event {
             Some(Event::Header(header)) if header.host_id != host.host_id().to_string() => {
                 return Err(HostCallError::AnotherHost { address, answered: header.host_id });

@@ -6,7 +6,7 @@ use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 #[derive(Debug, thiserror::Error)]
 pub enum PrivatePostgresError {
     /// Something in the state directory cannot be made, opened or read.
-    #[error("{operation} {}: {source}", path.display())]
+    #[error("{operation} {}: {source}; state_dir must be a directory that the server may write to", path.display())]
     StateDir {
         /// What was being done.
         operation: &'static str,
@@ -27,7 +27,7 @@ pub enum PrivatePostgresError {
     /// The user to run as does not exist.
     #[error(
         "user {user:?}, as whom Postgres is to run, does not exist: install the package postgresql, which \
-         makes the user postgres, or configure another unprivileged user"
+         makes the user postgres, or set postgres_user to another unprivileged user"
     )]
     UserUnknown {
         /// Its name.
@@ -42,7 +42,7 @@ pub enum PrivatePostgresError {
         source: nix::Error,
     },
     /// Postgres refuses to run as root.
-    #[error("Postgres does not run as root: configure an unprivileged user instead of {user:?}")]
+    #[error("Postgres does not run as root: set postgres_user to an unprivileged user instead of {user:?}")]
     UserIsRoot {
         /// Its name.
         user: String,
@@ -62,7 +62,7 @@ pub enum PrivatePostgresError {
     /// Postgres is not installed.
     #[error(
         "no Postgres here (initdb and postgres not found in {searched}): install the package postgresql, \
-         configure the directory of its binaries, or set DATABASE_URL"
+         set postgres_bin_dir to the directory of its binaries, or set DATABASE_URL"
     )]
     BinariesMissing {
         /// Where was looked.

@@ -39,7 +39,10 @@ pub(super) async fn query_history(
         .await?;
     if cgroups.is_empty() {
         let name = if target.cgroup_id == 0 { path } else { target.cgroup_id.to_string() };
-        let message = format!("nothing is stored of cgroup {name} on host {}", host.record().hostname);
+        let hostname = host.record().hostname;
+        let message = format!(
+            "nothing is stored of cgroup {name} on host {hostname}; `cgctl query` lists those it has now"
+        );
         let error = WireError::new(Code::NotFound, ErrorReason::CgroupNotFound, message);
         return Err(error.with("field", "target").with("value", name));
     }
@@ -66,7 +69,7 @@ fn responses(page: Vec<HistoryEvent>, metrics: MetricSet) -> Vec<QueryHistoryRes
                 let point = HistoryPoint { tick_at: Some(tick_at.into()), sample: Some(sample) };
                 match events.last_mut() {
                     Some(Event::Points(points)) if points.points.len() < POINTS_MAX => {
-                        points.points.push(point)
+                        points.points.push(point);
                     }
                     _ => events.push(Event::Points(HistoryPoints { points: vec![point] })),
                 }

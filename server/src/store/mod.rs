@@ -13,7 +13,7 @@ mod partitions;
 mod ticks;
 mod timestamp;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use sqlx::{
     Connection as _, Executor as _, PgConnection, PgPool, migrate::Migrator, postgres::PgPoolOptions,
@@ -69,7 +69,10 @@ impl Store {
         let connecting = tokio::time::timeout(limits.acquire_timeout, PgConnection::connect_with(&options));
         let mut connection = connecting
             .await
-            .map_err(|_| StoreError::Timeout { operation: "connect", limit: limits.acquire_timeout })?
+            .unwrap_or_else(|_| {
+                let waited = format!("no answer within {:?}", limits.acquire_timeout);
+                Err(io::Error::new(io::ErrorKind::TimedOut, waited).into())
+            })
             .map_err(|source| StoreError::Connect { at: database.to_string(), source })?;
         MIGRATIONS.run(&mut connection).await.map_err(|source| StoreError::Migrate { source })?;
         connection.close().await.map_err(StoreError::during("close the first connection"))?;
