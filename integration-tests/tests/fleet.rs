@@ -21,8 +21,8 @@ use integration_tests::{
     walk::{by_path, query, spec},
 };
 
-fn everywhere() -> Option<HostSelector> {
-    Some(HostSelector { all: true, ..HostSelector::default() })
+fn everywhere() -> HostSelector {
+    HostSelector { all: true, ..HostSelector::default() }
 }
 
 /// Counts of the head: ticks, and ticks that differ.
@@ -58,7 +58,7 @@ async fn a_dead_host_costs_the_others_nothing_and_comes_back_by_itself() -> Resu
     fleet::all_up(&server, &["left", "right"]).await?;
     let tree = TestTree::v2()?;
     let request = || QueryRequest {
-        hosts: everywhere(),
+        hosts: Some(everywhere()),
         spec: Some(spec(by_path(tree.path("")), CgroupOrder::AncestorsUp)),
         ..QueryRequest::default()
     };
@@ -161,7 +161,7 @@ async fn a_flush_fans_out_and_a_trace_crosses_hosts() -> Result<()> {
     let tree = TestTree::v2()?;
 
     let request = FleetServiceFlushRequest {
-        hosts: everywhere(),
+        hosts: Some(everywhere()),
         target: Some(by_path(tree.path(""))),
         host_timeout: None,
     };

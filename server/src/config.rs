@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use cgfleet_config::{Checked, Daemon, HumanDuration, InvalidValue};
-use cgfleet_rpc::trace::LogFormat;
+use cgfleet_rpc::trace::{self, LogFormat};
 
 /// The server as the configuration system knows it.
 pub const DAEMON: Daemon = Daemon {
@@ -67,6 +67,9 @@ impl Checked for ServerConfig {
         within("postgres_connections_max", self.postgres_connections_max, 2, 1000)?;
         within("hosts_max", self.hosts_max, 1, 1_000_000)?;
         within("fanout_hosts_max", self.fanout_hosts_max, 1, 65_536)?;
+        if !trace::is_filter(&self.log) {
+            return Err(InvalidValue::new("log", trace::FILTER_ALLOWED));
+        }
         let heartbeat_ms = self.heartbeat_interval.get().as_millis();
         if !(100..=600_000).contains(&heartbeat_ms) {
             return Err(InvalidValue::new("heartbeat_interval", "100ms to 10m"));

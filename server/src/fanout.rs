@@ -94,8 +94,7 @@ async fn walk_one(
     rows: &mut u64,
 ) -> Result<WalkSummary, HostCallError> {
     let address = host.record().address;
-    let failed =
-        |source: tonic::Status| HostCallError::Call { address: address.clone(), source: source.into() };
+    let failed = |source: CallError| HostCallError::Call { address: address.clone(), source };
     let request = Request::new(WalkRequest { spec: Some(spec) });
     let mut messages = AgentServiceClient::new(host.channel())
         .walk(request)

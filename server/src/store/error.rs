@@ -17,7 +17,7 @@ pub enum StoreError {
         reason: String,
     },
     /// No connection at start.
-    #[error("cannot connect to Postgres database {at}: {source}; start it, or name another in DATABASE_URL")]
+    #[error("cannot connect to Postgres database {at}: {source}; start it, or correct DATABASE_URL")]
     Connect {
         /// Which database, without password.
         at: String,
