@@ -17,8 +17,8 @@ fn parse(timeout: &str) -> Option<Duration> {
     }
     let value: u64 = digits.parse().ok()?;
     Some(match unit {
-        "H" => Duration::from_secs(value * 3600),
-        "M" => Duration::from_secs(value * 60),
+        "H" => Duration::from_hours(value),
+        "M" => Duration::from_mins(value),
         "S" => Duration::from_secs(value),
         "m" => Duration::from_millis(value),
         "u" => Duration::from_micros(value),
@@ -36,7 +36,7 @@ mod tests {
         let check = |text, expect| assert_eq!(parse(text), expect, "{text}");
         check("5S", Some(Duration::from_secs(5)));
         check("250m", Some(Duration::from_millis(250)));
-        check("99999999H", Some(Duration::from_secs(99_999_999 * 3600)));
+        check("99999999H", Some(Duration::from_hours(99_999_999)));
         for bad in ["", "S", "5", "5s", "-5S", "+5S", "100000000S", "5é"] {
             check(bad, None);
         }
