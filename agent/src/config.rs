@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use cgfleet_config::{Checked, Daemon, HumanDuration, InvalidValue};
-use cgfleet_rpc::trace::LogFormat;
+use cgfleet_rpc::{
+    channel,
+    trace::{self, LogFormat},
+};
 
 /// The agent as the configuration system knows it.
 pub const DAEMON: Daemon = Daemon {
@@ -41,6 +44,9 @@ pub struct AgentConfig {
     /// The most cgroups that one walk returns; 1 to 1000000. Costs 40 bytes each.
     #[config(default = 65536)]
     pub walk_rows_max: u32,
+    /// The longest that a walk keeps its CPU without a point to reschedule; 10us to 10ms.
+    #[config(default = "200us")]
+    pub walk_slice_max: HumanDuration,
     /// The most names of new cgroups that one walk brings; a walk that meets more is repeated. Costs
     /// 272 bytes each; 1 to 1000000.
     #[config(default = 8192)]
@@ -75,6 +81,16 @@ impl Checked for AgentConfig {
         let interval_ms = self.sample_interval.get().as_millis();
         if !(100..=3_600_000).contains(&interval_ms) {
             return Err(InvalidValue::new("sample_interval", "100ms to 1h"));
+        }
+        if !trace::is_filter(&self.log) {
+            return Err(InvalidValue::new("log", trace::FILTER_ALLOWED));
+        }
+        for (field, target) in
+            [("server_url", &self.server_url), ("advertise_address", &self.advertise_address)]
+        {
+            if target.as_deref().is_some_and(|target| channel::check_target(target).is_err()) {
+                return Err(InvalidValue::new(field, "host:port or http://host:port"));
+            }
         }
         if self.server_url.is_some()
             && self.advertise_address.is_none()

@@ -11,8 +11,8 @@ impl From<WalkError> for WireError {
         let message = error.to_string();
         match error {
             WalkError::Target { field, target, cause } => match cause {
-                LocateError::NoSuchHierarchy { mounted } => {
-                    Self::invalid_field(&format!("{field}.hierarchy"), target, mounted)
+                LocateError::NoSuchHierarchy { hierarchy, mounted } => {
+                    Self::invalid_field(&format!("{field}.hierarchy"), hierarchy, mounted)
                 }
                 cause => Self::invalid_field(&format!("{field}.path"), target, cause),
             },
@@ -22,7 +22,7 @@ impl From<WalkError> for WireError {
                     .with("value", target)
             }
             WalkError::StopAtElsewhere { stop_at, .. } => {
-                Self::invalid_field("stop_at", stop_at, "a cgroup in the hierarchy of target")
+                Self::invalid_field("spec.stop_at", stop_at, "a cgroup in the hierarchy of spec.target")
             }
             WalkError::Unnamed { .. } => {
                 Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
@@ -33,6 +33,7 @@ impl From<WalkError> for WireError {
                     .with("limit", "walk_queue_max")
                     .with("value", queue_max)
             }
+            WalkError::Restarted { .. } => Self::new(Code::Aborted, ErrorReason::WalkInterrupted, message),
             WalkError::Stopped => Self::new(Code::Unavailable, ErrorReason::ShuttingDown, message),
             WalkError::Kernel(_) => Self::new(Code::Internal, ErrorReason::Internal, message),
         }

@@ -27,7 +27,7 @@ use crate::{
     cgroupfs::{Hierarchies, HierarchyError},
     config::AgentConfig,
     identity::{Identity, IdentityError},
-    kernel::{Bounds, LoadError, LockedWalker},
+    kernel::{Bounds, Kernel, LoadError},
     sampler::Sampler,
     service::Agent,
     walker::{Engine, Walker},
@@ -53,9 +53,10 @@ pub async fn run(
         records_max: config.walk_rows_max,
         names_max: config.walk_names_max,
         known_max: config.walk_rows_max.saturating_mul(KNOWN_PER_ROW),
+        slice_max: config.walk_slice_max.get(),
     };
     let hierarchies = Hierarchies::read()?;
-    let engine = Engine::new(LockedWalker::load(bounds)?, hierarchies.clone(), bounds);
+    let engine = Engine::new(Kernel::load(bounds)?, hierarchies.clone(), bounds);
     let walker = Walker::start(engine, config.walk_queue_max as usize).map_err(AgentError::Thread)?;
     let sampler = Sampler::start(walker.clone(), config.sample_interval.get(), shutdown.clone());
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use cgfleet_agent::{
     config::{AgentConfig, DAEMON},
     run,
@@ -20,7 +20,8 @@ fn main() -> ExitCode {
     match start(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}: {error:#}", DAEMON.name);
+            // Every error of ours names its causes itself.
+            eprintln!("{}: {error}", DAEMON.name);
             ExitCode::FAILURE
         }
     }
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn start(config: AgentConfig) -> anyhow::Result<()> {
     trace::init(DAEMON.name, &config.log, config.log_format)?;
-    let shutdown = shutdown::on_signal().context("install signal handlers")?;
+    let shutdown = shutdown::on_signal().map_err(|error| anyhow!("install signal handlers: {error}"))?;
     let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure)).await?;
     Ok(run(config, listener, shutdown).await?)
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::walker::{Order, Target, WalkSpec, Walked, Walker};
+use crate::walker::{Order, Target, WalkEngine, WalkSpec, Walked, Walker};
 
 /// Ticks that a subscriber may be behind before it misses whole ones.
 const TICKS_BEHIND_MAX: usize = 4;
@@ -93,6 +93,8 @@ async fn take(walker: &Walker, sequence: u64) -> Result<Tick, String> {
         metrics: MetricSet::all(),
         limit: 0,
         stop_at: None,
+        max_depth: None,
+        engine: WalkEngine::Unlocked,
     };
     let walked = walker.walk(spec).await.map_err(|error| error.to_string())?;
     Ok(Tick { sequence, boottime: boottime.into(), sampled_at, walked })

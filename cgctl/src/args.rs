@@ -160,7 +160,7 @@ pub(crate) struct QueryArgs {
     #[command(flatten)]
     pub(crate) fields: FieldsArgs,
     /// End each host's walk after this many cgroups
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = parse_limit, allow_negative_numbers = true)]
     pub(crate) limit: Option<u32>,
     /// End each host's walk after this cgroup
     #[arg(long, value_name = "TARGET", value_parser = parse_target)]
@@ -221,6 +221,14 @@ fn parse_moment_now(text: &str) -> Result<Timestamp, InvalidMoment> {
     parse_moment(text, &Zoned::now())
 }
 
+fn parse_limit(text: &str) -> Result<u32, InvalidLimit> {
+    text.parse().ok().filter(|limit| *limit > 0).ok_or(InvalidLimit)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("allowed: a number of cgroups, 1 to {}", u32::MAX)]
+struct InvalidLimit;
+
 fn parse_timeout(text: &str) -> Result<Duration, InvalidTimeout> {
     let timeout = humantime::parse_duration(text).map_err(|_| InvalidTimeout)?;
     if timeout.is_zero() || timeout > TIMEOUT_MAX { Err(InvalidTimeout) } else { Ok(timeout) }
@@ -241,8 +249,8 @@ pub(crate) fn usage_line(error: &clap::Error) -> Option<String> {
         return None;
     }
     let text = error.to_string();
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let said: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
+    let lines = text.lines().map(str::trim);
+    let said: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("Usage:")).collect();
     let said = said.join(" ");
     let said = said.strip_prefix("error: ").unwrap_or(&said);
     let said = said.replace(" tip:", "; tip:").replace(" For more information, try", "; see");
@@ -299,7 +307,7 @@ mod tests {
         check("query --all a/b", &["'a/b'", "a cgroup id (1234)"]);
         check("query --all --order up", &["'up'", "self, pre, post, ancestors"]);
         check("query --all --fields disk", &["\"disk\"", "cpu.usage_usec"]);
-        check("query --all --limit 0", &["'0'", "1.."]);
+        check("query --all --limit 0", &["'0'", "1 to 4294967295"]);
         check("query --all -o xml", &["'xml'", "table, json, ndjson"]);
         check("query --all --timeout 0s", &["'0s'", "500ms"]);
         check("query --all --timeout 25h", &["24h"]);
@@ -307,6 +315,6 @@ mod tests {
         check("query --hots a", &["'--hots' found; tip:", "--host"]);
         check("history --host a", &["<TARGET>"]);
         check("history --host a /x --since yesterday", &["'yesterday'", "3h ago"]);
-        check("frobnicate", &["'frobnicate'"]);
+        check("frobnicate", &["'frobnicate'; see '--help'"]);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::{error::Error as StdError, fmt, io, time::Duration};
 
-use cgfleet_model::EmptyTimeRange;
 use cgfleet_proto::v1::ErrorReason;
 use cgfleet_rpc::{channel::InvalidTarget, trace::InitError, wire_error::reason_of};
+use jiff::Timestamp;
 use tonic::{Code, Status, TimeoutExpired};
 
 use crate::exit::Exit;
@@ -71,8 +71,13 @@ pub(crate) enum Error {
         source: InvalidTarget,
     },
     /// The past begins after it ends.
-    #[error("--since, --until: {0}")]
-    TimeRange(#[from] EmptyTimeRange),
+    #[error("--since {since} is not before --until {until}; move one of them")]
+    TimeRange {
+        /// Where it begins.
+        since: Timestamp,
+        /// Where it ends.
+        until: Timestamp,
+    },
     /// The log filter cannot be read.
     #[error("CGFLEET_LOG: {0}")]
     Log(#[from] InitError),
@@ -136,7 +141,7 @@ impl Error {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Complete,
             Self::Output(_) | Self::Runtime(_) => Exit::Failure,
             Self::Address { .. }
-            | Self::TimeRange(_)
+            | Self::TimeRange { .. }
             | Self::Log(_)
             | Self::NotOffered { .. }
             | Self::TooManyRows { .. } => Exit::Usage,

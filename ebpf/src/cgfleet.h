@@ -20,6 +20,7 @@ enum cg_order {
 	CG_ORDER_DESCENDANTS_PRE = 2,
 	CG_ORDER_DESCENDANTS_POST = 3,
 	CG_ORDER_ANCESTORS_UP = 4,
+	CG_ORDER_CHILDREN = 5, /* of the kernel's iterator from 7.0 on */
 };
 
 /* Record groups: which of them a walk is asked for, and which a record holds. */
@@ -33,6 +34,21 @@ enum cg_end {
 	CG_END_LIMIT = 2, /* cg_walk.limit records were written */
 	CG_END_STOP_AT = 3, /* cg_walk.stop_at_id was recorded */
 	CG_END_RECORDS_FULL = 4, /* the record array has no more room */
+	CG_END_SLICE =
+		5, /* unlocked: go on at the cursor, in another session */
+};
+
+/*
+ * Where in the tree an unlocked walk stands with respect to one cgroup. A slice
+ * ends behind a cgroup that it recorded, so never at CG_AT_ENTER.
+ */
+enum cg_at {
+	CG_AT_ENTER = 0, /* it was just reached */
+	CG_AT_DESCEND = 1, /* its children come next */
+	CG_AT_LEAVE = 2, /* its children are done */
+	CG_AT_ADVANCE =
+		3, /* it is done; its next sibling or its parent follows */
+	CG_AT_SEEK = 4, /* look on for a sibling behind resume_serial */
 };
 
 /* One cgroup. Groups that are not in valid hold nothing. */
@@ -73,21 +89,44 @@ struct cg_walk {
 	__u32 records_max; /* entries of the record array */
 	__u32 names_max; /* entries of the name array */
 	__u32 order; /* enum cg_order */
-	__u32 padding;
+	__u32 max_depth; /* unlocked: levels below the start that are visited */
+
+	/* Request of walk_unlocked, from the answer of the slice before. */
+	__u64 start_id; /* where the walk began; 0: it begins here */
+	__u64 resume_serial; /* of the child that is gone, for CG_AT_SEEK */
+	__u64 slice_ns_max; /* end the slice after this time */
+	__u32 start_level;
+	__u32 resume_at; /* enum cg_at, of the session's cgroup */
 
 	/* Answer of flush_topmost. */
 	__u64 flushed_id; /* 0: nothing had to be flushed */
 	__u64 flush_ns;
 	__u64 flush_mutex_held_ns;
 
-	/* Answer of walk_locked. */
+	/* Answer of walk_locked and walk_unlocked. */
 	__u64 visited;
 	__u64 first_visit_ns; /* CLOCK_MONOTONIC; 0: no cgroup was visited */
-	__u64 walk_ns; /* first visit to end, all of it under cgroup_mutex */
+	/*
+	 * Locked: first visit to end, all of it under cgroup_mutex. Unlocked:
+	 * the time of the slice, all of it without a point to reschedule.
+	 */
+	__u64 walk_ns;
 	__u32 records;
 	__u32 names;
 	__u32 names_dropped; /* new cgroups that the name array had no room for */
 	__u32 end; /* enum cg_end */
+
+	/* Answer of walk_unlocked: the cgroup behind which the slice ended. */
+	__u64 cursor_id;
+	__u64 cursor_parent_id;
+	__u64 cursor_serial; /* css serial_nr: siblings are in its order */
+	__u32 cursor_at; /* enum cg_at */
+	__u32 padding;
+
+	__u64 session_held_ns; /* time for which the session held cgroup_mutex */
+
+	/* Between the two calls of one walk_unlocked session. */
+	__u64 session_css;
 };
 
 #endif

@@ -26,10 +26,22 @@ struct kernfs_node {
 
 struct cgroup;
 
+struct list_head {
+	struct list_head *next;
+};
+
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	struct list_head
+		sibling; /* among the parent's children, by serial_nr */
+	struct list_head children;
+	unsigned int flags;
+	__u64 serial_nr;
 	struct cgroup_subsys_state *parent;
 };
+
+/* The flags are an enum without a name, which CO-RE cannot look up. */
+#define CSS_ONLINE (1 << 1) /* include/linux/cgroup-defs.h, since 3.12 */
 
 struct cgroup_root {
 	int hierarchy_id;

@@ -3,6 +3,7 @@
 //! Everything made here is removed when it is dropped, also when a test panics, and only what was
 //! made here.
 
+pub mod bench;
 pub mod cgroups;
 pub mod cli;
 pub mod daemon;

@@ -1,6 +1,12 @@
 //! An agent's walks over real cgroups of this host's kernel, through gRPC.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use anyhow::{Context as _, Result};
 use cgfleet_proto::v1::{
@@ -12,6 +18,9 @@ use integration_tests::{
     daemon::Start,
     walk::{by_id, by_path, spec, walk},
 };
+
+/// Every engine, the preferred one first.
+const ENGINES: [WalkEngine; 2] = [WalkEngine::Unlocked, WalkEngine::Locked];
 
 fn paths(samples: &[CgroupSample]) -> Vec<&str> {
     samples.iter().map(|sample| sample.path.as_str()).collect()
@@ -32,12 +41,19 @@ async fn every_order_answers_as_the_kernel_does() -> Result<()> {
             (CgroupOrder::DescendantsPre, vec![&path_p, &path_c1, &path_c2]),
             (CgroupOrder::DescendantsPost, vec![&path_c1, &path_c2, &path_p]),
             (CgroupOrder::AncestorsUp, vec![&path_p, &top, &"/".to_owned()]),
+            (CgroupOrder::Children, vec![&path_c1, &path_c2]),
         ] {
-            let walked = walk(&agent, spec(target.clone(), order)).await?;
-            assert_eq!(paths(&walked.samples), expect, "{order:?}");
-            assert_eq!(walked.summary.end(), WalkEnd::Complete);
-            assert_eq!(walked.summary.engine(), WalkEngine::Locked);
-            assert_eq!(walked.summary.cgroups_visited, expect.len() as u64);
+            // The locked engine's iterator has this order from 7.0 on only.
+            let engines = if order == CgroupOrder::Children { &ENGINES[..1] } else { &ENGINES[..] };
+            for engine in engines {
+                let mut spec = spec(target.clone(), order);
+                spec.set_engine(*engine);
+                let walked = walk(&agent, spec).await?;
+                assert_eq!(paths(&walked.samples), expect, "{order:?} {engine:?}");
+                assert_eq!(walked.summary.end(), WalkEnd::Complete);
+                assert_eq!(walked.summary.engine(), *engine);
+                assert_eq!(walked.summary.cgroups_visited, expect.len() as u64);
+            }
         }
     }
     let ids: Vec<_> = walk(&agent, spec(by_path(&path_p), CgroupOrder::DescendantsPre)).await?.samples;
@@ -53,20 +69,46 @@ async fn a_walk_ends_early_in_the_kernel() -> Result<()> {
     tree.make("P/C1")?;
     tree.make("P/C2")?;
 
-    let mut limited = spec(by_path(tree.path("P")), CgroupOrder::DescendantsPre);
-    limited.limit = 1;
-    let walked = walk(&agent, limited).await?;
-    assert_eq!(paths(&walked.samples), [tree.path("P")]);
-    assert_eq!((walked.summary.end(), walked.summary.cgroups_visited), (WalkEnd::Limit, 1));
+    for engine in ENGINES {
+        let mut limited = spec(by_path(tree.path("P")), CgroupOrder::DescendantsPre);
+        (limited.limit, limited.engine) = (1, engine.into());
+        let walked = walk(&agent, limited).await?;
+        assert_eq!(paths(&walked.samples), [tree.path("P")]);
+        assert_eq!((walked.summary.end(), walked.summary.cgroups_visited), (WalkEnd::Limit, 1));
 
-    for stop_at in [by_path(tree.path("")), by_id(tree.id("")?)] {
-        let mut stopped = spec(by_path(tree.path("P/C1")), CgroupOrder::AncestorsUp);
-        stopped.stop_at = Some(stop_at);
-        let walked = walk(&agent, stopped).await?;
-        assert_eq!(paths(&walked.samples), [tree.path("P/C1"), tree.path("P"), tree.path("")]);
-        assert_eq!((walked.summary.end(), walked.summary.cgroups_visited), (WalkEnd::StopAt, 3));
-        assert_eq!(walked.summary.flushed_cgroup_id, tree.id("")?, "the topmost of the answer");
+        for stop_at in [by_path(tree.path("")), by_id(tree.id("")?)] {
+            let mut stopped = spec(by_path(tree.path("P/C1")), CgroupOrder::AncestorsUp);
+            (stopped.stop_at, stopped.engine) = (Some(stop_at), engine.into());
+            let walked = walk(&agent, stopped).await?;
+            assert_eq!(paths(&walked.samples), [tree.path("P/C1"), tree.path("P"), tree.path("")]);
+            assert_eq!((walked.summary.end(), walked.summary.cgroups_visited), (WalkEnd::StopAt, 3));
+            assert_eq!(walked.summary.flushed_cgroup_id, tree.id("")?, "the topmost of the answer");
+        }
     }
+    for (max_depth, expect) in [(0, vec!["P"]), (1, vec!["P", "P/C1", "P/C2"])] {
+        let mut shallow = spec(by_path(tree.path("P")), CgroupOrder::DescendantsPre);
+        shallow.max_depth = Some(max_depth);
+        tree.make("P/C1/below")?;
+        let walked = walk(&agent, shallow).await?;
+        assert_eq!(paths(&walked.samples), expect.iter().map(|below| tree.path(below)).collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
+/// A flush goes downward only, and the root is not flushed for an answer that does not go down from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_flushes_the_topmost_cgroup_below_the_root() -> Result<()> {
+    let agent = Start::agent()?.start().await?;
+    let tree = TestTree::v2()?;
+    tree.make("P/C1")?;
+    let flushed = async |target: CgroupTarget, order| {
+        Ok::<_, anyhow::Error>(walk(&agent, spec(target, order)).await?.summary.flushed_cgroup_id)
+    };
+    assert_eq!(flushed(by_path(tree.path("P/C1")), CgroupOrder::AncestorsUp).await?, tree.id("")?, "level 1");
+    assert_eq!(flushed(by_path(tree.path("P")), CgroupOrder::DescendantsPost).await?, tree.id("P")?);
+    assert_eq!(flushed(by_path("/"), CgroupOrder::SelfOnly).await?, 0);
+    assert_eq!(flushed(by_path("/"), CgroupOrder::AncestorsUp).await?, 0);
+    assert_eq!(flushed(by_path("/"), CgroupOrder::DescendantsPre).await?, 1, "the root, whose id is 1");
     Ok(())
 }
 
@@ -168,15 +210,78 @@ async fn twenty_thousand_cgroups_come_once_each_before_their_children() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_walk_past_the_agents_bound_says_so() -> Result<()> {
+async fn a_locked_walk_past_the_agents_bound_says_so_and_an_unlocked_one_goes_on() -> Result<()> {
     let agent = Start::agent()?.flag("--walk-rows-max", "5").flag("--walk-names-max", "2").start().await?;
     let tree = TestTree::v2()?;
     for leaf in 0..8 {
         tree.make(&format!("{leaf}"))?;
     }
-    let walked = walk(&agent, spec(by_path(tree.path("")), CgroupOrder::DescendantsPre)).await?;
+    let mut locked = spec(by_path(tree.path("")), CgroupOrder::DescendantsPre);
+    locked.set_engine(WalkEngine::Locked);
+    let walked = walk(&agent, locked.clone()).await?;
     assert_eq!((walked.summary.end(), walked.samples.len()), (WalkEnd::Truncated, 5));
     assert_eq!(walked.summary.truncated_by, "walk_rows_max");
+    for order in [CgroupOrder::DescendantsPre, CgroupOrder::DescendantsPost, CgroupOrder::Children] {
+        let walked = walk(&agent, spec(by_path(tree.path("")), order)).await?;
+        let expect = if order == CgroupOrder::Children { 8 } else { 9 };
+        assert_eq!((walked.summary.end(), walked.samples.len()), (WalkEnd::Complete, expect), "{order:?}");
+    }
+    Ok(())
+}
+
+/// Cgroups come and go while they are walked in the smallest of slices: what is there all the time is
+/// there once, in order, and nothing else than what was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_cgroups_leaves_no_duplicate_and_no_orphan() -> Result<()> {
+    let agent = Start::agent()?.flag("--walk-rows-max", "7").flag("--walk-slice-max", "10us").start().await?;
+    let tree = TestTree::v2()?;
+    let mut steady: Vec<String> = Vec::new();
+    for group in 0..10 {
+        for leaf in 0..20 {
+            tree.make(&format!("{group}/steady-{leaf:02}"))?;
+            steady.push(tree.path(&format!("{group}/steady-{leaf:02}")));
+        }
+    }
+    let done = Arc::new(AtomicBool::new(false));
+    let (storm_done, storm_root) = (Arc::clone(&done), tree.directory(""));
+    let storm = std::thread::spawn(move || {
+        let mut made = 0_u32;
+        while !storm_done.load(Ordering::Relaxed) {
+            let passing: Vec<_> =
+                (0..10).map(|group| storm_root.join(format!("{group}/passing-{made}"))).collect();
+            passing.iter().try_for_each(std::fs::create_dir)?;
+            passing.iter().try_for_each(std::fs::remove_dir)?;
+            made += 1;
+        }
+        Ok::<_, std::io::Error>(made)
+    });
+    for round in 0..200 {
+        let order = if round % 2 == 0 { CgroupOrder::DescendantsPre } else { CgroupOrder::DescendantsPost };
+        let walked = walk(&agent, spec(by_path(tree.path("")), order)).await;
+        let samples = match walked {
+            Ok(walked) => walked.samples,
+            // Said, and not hidden: the walk lost its place too often.
+            Err(error) if error.to_string().contains("removed") => continue,
+            Err(error) => return Err(error),
+        };
+        let mut seen = HashSet::new();
+        assert!(samples.iter().all(|sample| seen.insert(sample.cgroup_id)), "round {round}: a duplicate");
+        assert!(
+            samples
+                .iter()
+                .skip(1)
+                .all(|sample| order == CgroupOrder::DescendantsPost || seen.contains(&sample.parent_id))
+        );
+        let known = |path: &str| {
+            path.contains("/passing-") || path.contains("/steady-") || path.len() < tree.path("").len() + 4
+        };
+        assert!(samples.iter().all(|sample| known(&sample.path)));
+        let found: Vec<&str> = paths(&samples).into_iter().filter(|path| path.contains("/steady-")).collect();
+        assert_eq!(found, steady, "round {round}");
+    }
+    done.store(true, Ordering::Relaxed);
+    let made = storm.join().expect("the storm does not panic")?;
+    assert!(made > 10, "only {made} cgroups came and went");
     Ok(())
 }
 

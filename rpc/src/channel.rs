@@ -39,6 +39,11 @@ pub fn connect_lazy(target: &str) -> Result<Channel, InvalidTarget> {
     Ok(InterceptedService::new(endpoint.connect_lazy(), InjectTraceContext))
 }
 
+/// Whether [`connect_lazy`] would take `target`, said without a runtime: for configurations.
+pub fn check_target(target: &str) -> Result<(), InvalidTarget> {
+    endpoint(target).map(drop)
+}
+
 fn endpoint(target: &str) -> Result<Endpoint, InvalidTarget> {
     let invalid = || InvalidTarget { target: target.to_owned() };
     let url = if target.contains("://") { target.to_owned() } else { format!("http://{target}") };

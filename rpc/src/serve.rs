@@ -12,6 +12,12 @@ use tower_http::trace::TraceLayer;
 
 use crate::trace;
 
+/// What every server here offers beside its own services.
+const SERVICES_BESIDE: [&str; 3] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
 /// A client's connection is pinged this often, so that streams of a vanished client end.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A ping that is not answered in this time ends the connection.
@@ -32,14 +38,6 @@ pub async fn serve(
     for name in names {
         reporter.set_service_status(*name, tonic_health::ServingStatus::Serving).await;
     }
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
-    let reflection_v1alpha = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1alpha()?;
 
     // Outermost first: a span a request, so that everything below logs inside it.
     let spans = TraceLayer::new_for_grpc()
@@ -58,8 +56,8 @@ pub async fn serve(
         .layer(spans)
         .add_routes(services)
         .add_service(health)
-        .add_service(reflection)
-        .add_service(reflection_v1alpha)
+        .add_service(reflection(names).build_v1()?)
+        .add_service(reflection(names).build_v1alpha()?)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.clone().cancelled_owned());
     tokio::pin!(serving);
     tokio::select! {
@@ -74,6 +72,19 @@ pub async fn serve(
         return Ok(());
     };
     Ok(drained?)
+}
+
+/// Reflection, of which old clients know v1alpha alone. It lists what is served here, not all that the
+/// descriptors name, and describes the details of errors too.
+fn reflection(names: &[&str]) -> tonic_reflection::server::Builder<'static> {
+    let builder = tonic_reflection::server::Builder::configure()
+        .include_reflection_service(false)
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
+    names.iter().chain(&SERVICES_BESIDE).fold(builder, |builder, name| builder.with_service_name(*name))
 }
 
 /// A gRPC server that cannot run.

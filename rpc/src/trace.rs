@@ -43,12 +43,20 @@ pub fn init(service: &'static str, filter: &str, format: LogFormat) -> Result<()
         .map_err(|_| InitError::Twice)
 }
 
+/// Whether [`init`] would take `filter`: for configurations.
+pub fn is_filter(filter: &str) -> bool {
+    EnvFilter::try_new(filter).is_ok()
+}
+
+/// What a filter may be, for people.
+pub const FILTER_ALLOWED: &str = "a level (error, warn, info, debug, trace) or target=level,…";
+
 /// Logging that cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     /// The filter cannot be read.
     #[error(
-        "log: {filter:?} is not a filter ({cause}); allowed: a level (error, warn, info, debug, trace) or target=level,…"
+        "log: {filter:?} is not a filter ({cause}); allowed: {FILTER_ALLOWED}"
     )]
     Filter {
         /// The filter as given.

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use cgfleet_config::{Checked, Daemon, HumanDuration, InvalidValue};
 use cgfleet_rpc::trace::{self, LogFormat};
 
+use crate::store::Database;
+
 /// The server as the configuration system knows it.
 pub const DAEMON: Daemon = Daemon {
     name: "cgfleet-server",
@@ -69,6 +71,9 @@ impl Checked for ServerConfig {
         within("fanout_hosts_max", self.fanout_hosts_max, 1, 65_536)?;
         if !trace::is_filter(&self.log) {
             return Err(InvalidValue::new("log", trace::FILTER_ALLOWED));
+        }
+        if self.database_url.clone().is_some_and(|url| Database::Url(url).check().is_err()) {
+            return Err(InvalidValue::new("database_url", "postgres://user:password@host:port/database"));
         }
         let heartbeat_ms = self.heartbeat_interval.get().as_millis();
         if !(100..=600_000).contains(&heartbeat_ms) {

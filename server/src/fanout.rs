@@ -40,7 +40,7 @@ pub(crate) enum HostCallError {
     #[error("no answer from {address} within {limit:?}")]
     Timeout { address: String, limit: Duration },
     /// It answered with an error, or not at all.
-    #[error("{address}: {source}")]
+    #[error("{address}: {source}; does the agent run, and can the server reach it there?")]
     Call { address: String, source: CallError },
     /// Its answer ended early.
     #[error("{address}: the answer ended before its summary")]

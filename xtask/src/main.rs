@@ -9,8 +9,12 @@ mod install;
 mod lint;
 mod phases;
 mod tidy;
+mod vm;
 
-use std::{env, process::ExitCode};
+use std::{
+    env,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -21,6 +25,7 @@ use crate::{
     demo::burn,
     install::{Job, install},
     phases::Phases,
+    vm::Guests,
 };
 
 /// Development tasks of cgfleet; docs/development.md explains them.
@@ -50,6 +55,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run the tests that are meant for other kernels, in virtual machines.
+    Vm(Guests),
     /// Check formatting, clippy, protos and fences.
     Lint,
     /// Check the fences between the crates (also part of lint).
@@ -86,6 +93,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Install { jobs } => install(&checkout, &jobs),
         Task::Demo { once } => demo::demo(&checkout, once),
         Task::Test { args } => test(&checkout, &args),
+        Task::Vm(guests) => vm(&checkout, &guests),
         Task::Lint => lint::lint(&checkout),
         Task::Tidy => tidy::tidy(&checkout),
         Task::ProtoLanded => lint::proto_landed(&checkout),
@@ -97,18 +105,34 @@ fn perform(task: Task) -> Result<()> {
     }
 }
 
-/// Builds all targets first: the tests start the daemons' binaries, which `cargo test` alone does
-/// not build, and one build with the tests' features serves both steps.
+/// All targets: the tests start the daemons' binaries, which `cargo test` alone does not build, and
+/// one build with the tests' features serves the tests of the host and of the guests.
+fn build_for_tests() -> Command {
+    let mut build = cargo();
+    build.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
+    build
+}
+
 fn test(checkout: &Checkout, args: &[String]) -> Result<()> {
     let mut phases = Phases::start("test");
-    phases.run("install", || install(checkout, &[Job::Build, Job::Demo, Job::Test]))?;
+    phases.run("install", || install(checkout, &[Job::Build, Job::Demo, Job::Test, Job::Vm]))?;
     if !rustix::process::geteuid().is_root() {
         println!("not root: the tests that load BPF, make cgroups or network namespaces will fail");
     }
-    phases.run("build", || {
-        command::run(cargo().args(["build", "--workspace", "--lib", "--bins", "--tests"]))
-    })?;
-    phases.run("tests", || command::run(cargo().args(["test", "--workspace"]).args(args)))
+    phases.run("build", || command::run(&mut build_for_tests()))?;
+    phases.run("tests", || command::run(cargo().args(["test", "--workspace"]).args(args)))?;
+    if args.is_empty() {
+        return phases.run("guests", || Guests::required().run(checkout, &mut build_for_tests()));
+    }
+    println!("arguments choose tests of the host: no guest was booted, `cargo xtask vm` does");
+    Ok(())
+}
+
+fn vm(checkout: &Checkout, guests: &Guests) -> Result<()> {
+    let mut phases = Phases::start("vm");
+    phases.run("install", || install(checkout, &[Job::Build, Job::Vm]))?;
+    phases.run("build", || command::run(&mut build_for_tests()))?;
+    phases.run("guests", || guests.run(checkout, &mut build_for_tests()))
 }
 
 /// The scenarios, their baselines and their figures belong to integration-tests.
@@ -120,5 +144,5 @@ fn bench(checkout: &Checkout, args: &[String]) -> Result<()> {
     build.args(checkout::DAEMONS_AND_CLIENT.iter().flat_map(|package| ["--package", package]));
     phases.run("build", || command::run(&mut build))?;
     let program = checkout.target.join("release/bench");
-    phases.run("bench", || command::run(std::process::Command::new(&program).args(args)))
+    phases.run("bench", || command::run(Command::new(&program).args(args)))
 }

@@ -135,17 +135,19 @@ impl Hierarchies {
         let (hierarchy, directory) = if let Some(hierarchy) = by_mount {
             (hierarchy, PathBuf::from(OsStr::from_bytes(path)))
         } else {
-            let named = self.by_name(hierarchy);
-            let hierarchy = named.ok_or_else(|| LocateError::NoSuchHierarchy { mounted: self.names() })?;
+            let hierarchy = self.by_name(hierarchy).ok_or_else(|| LocateError::NoSuchHierarchy {
+                hierarchy: hierarchy.to_owned(),
+                mounted: self.names(),
+            })?;
             (hierarchy, hierarchy.directory(path))
         };
-        let directory = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW)
-            .open(&directory)
-            .map_err(LocateError::NoSuchCgroup)?;
-        let cgroup_id = directory.metadata().map_err(LocateError::NoSuchCgroup)?.ino();
-        Ok(Located { hierarchy_id: hierarchy.id, directory, cgroup_id })
+        open(hierarchy.id, &directory).map_err(LocateError::NoSuchCgroup)
+    }
+
+    /// Finds a cgroup by its path in a hierarchy; `None` if it is not there.
+    pub fn locate_in(&self, hierarchy_id: u32, path: &[u8]) -> Option<Located> {
+        let hierarchy = self.by_id(hierarchy_id)?;
+        open(hierarchy.id, &hierarchy.directory(path)).ok()
     }
 
     /// What `hierarchy` of a target may be, for people.
@@ -155,6 +157,13 @@ impl Hierarchies {
         let v2 = self.0.iter().any(Hierarchy::is_v2).then_some("empty (cgroup v2)");
         v2.into_iter().chain(named).collect::<Vec<_>>().join(", ")
     }
+}
+
+fn open(hierarchy_id: u32, directory: &Path) -> io::Result<Located> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let directory = OpenOptions::new().read(true).custom_flags(flags).open(directory)?;
+    let cgroup_id = directory.metadata()?.ino();
+    Ok(Located { hierarchy_id, directory, cgroup_id })
 }
 
 /// What a line of mountinfo says of a cgroup mount.
@@ -211,8 +220,10 @@ pub enum LocateError {
     #[error("a cgroup path begins with / and has no .. in it")]
     MalformedPath,
     /// The hierarchy is not mounted here.
-    #[error("no such hierarchy; mounted: {mounted}")]
+    #[error("no such hierarchy {hierarchy}; mounted: {mounted}")]
     NoSuchHierarchy {
+        /// The one that was named.
+        hierarchy: String,
         /// What is.
         mounted: String,
     },

@@ -62,6 +62,12 @@ pub enum KernelError {
     /// It could not be read to its end.
     #[error("read cgroup iterator: {0}")]
     Read(io::Error),
+    /// The program ended in a way that it never should.
+    #[error("the walk's program ended with {end}, which is no end")]
+    Unfinished {
+        /// The ABI's number.
+        end: u32,
+    },
     /// A map could not be updated.
     #[error("forget cgroup {id}: {cause}")]
     Forget {

@@ -6,11 +6,13 @@
 
 mod error;
 mod kfunc;
-mod locked;
 mod mapped;
 mod programs;
+mod session;
 mod sys;
+mod walks;
 
 pub use error::{AttachError, KernelError, LoadError};
-pub use locked::{Drained, Flushed, LockedWalker, Start, WalkRequest};
 pub use programs::Bounds;
+pub use session::Start;
+pub use walks::{Cursor, Drained, Flushed, Kernel, WalkRequest};

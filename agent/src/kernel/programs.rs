@@ -1,6 +1,6 @@
 //! Loads the walk's programs and maps.
 
-use std::io;
+use std::{io, time::Duration};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -21,6 +21,8 @@ pub struct Bounds {
     pub names_max: u32,
     /// The most cgroups whose names need not be sent again.
     pub known_max: u32,
+    /// The longest that an unlocked walk keeps its CPU without a point to reschedule.
+    pub slice_max: Duration,
 }
 
 /// `cg_key` as a key of aya's.
@@ -36,6 +38,7 @@ unsafe impl aya::Pod for Key {}
 pub(super) struct Programs {
     pub(super) flush_topmost: ProgramFd,
     pub(super) walk_locked: ProgramFd,
+    pub(super) walk_unlocked: ProgramFd,
     pub(super) walk: MappedArray<cg_walk>,
     pub(super) records: MappedArray<cg_record>,
     pub(super) names: MappedArray<cg_name>,
@@ -62,6 +65,7 @@ impl Programs {
         Ok(Self {
             flush_topmost: load_iter(&mut object, "flush_topmost", &btf)?,
             walk_locked: load_iter(&mut object, "walk_locked", &btf)?,
+            walk_unlocked: load_iter(&mut object, "walk_unlocked", &btf)?,
             walk: mapped(&mut object, "walk")?,
             records: mapped(&mut object, "records")?,
             names: mapped(&mut object, "names")?,

@@ -17,7 +17,7 @@ pub(super) fn capabilities(agent: &Agent) -> GetCapabilitiesResponse {
         hostname: agent.identity.hostname.clone(),
         kernel_release: agent.identity.kernel_release.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        engines: vec![WalkEngine::Locked.into()],
+        engines: vec![WalkEngine::Unlocked.into(), WalkEngine::Locked.into()],
         orders: Order::ALL.into_iter().map(|order| spec::wire_order(order).into()).collect(),
         hierarchies: hierarchies.collect(),
         metrics: Metric::ALL.into_iter().map(metric).collect(),

@@ -3,22 +3,31 @@
 use cgfleet_model::unescape_path;
 use cgfleet_proto::{
     metrics_of_read_mask,
-    v1::{CgroupOrder, CgroupTarget, WalkSpec as WireSpec},
+    v1::{CgroupOrder, CgroupTarget, WalkEngine as WireEngine, WalkSpec as WireSpec},
 };
 use cgfleet_rpc::wire_error::WireError;
 
-use crate::walker::{Order, Target, WalkSpec};
+use crate::walker::{Order, Target, WalkEngine, WalkSpec};
 
 /// What the orders are called in errors.
 const ORDERS: &str = "CGROUP_ORDER_SELF_ONLY (1), CGROUP_ORDER_DESCENDANTS_PRE (2), \
-                      CGROUP_ORDER_DESCENDANTS_POST (3), CGROUP_ORDER_ANCESTORS_UP (4)";
+                      CGROUP_ORDER_DESCENDANTS_POST (3), CGROUP_ORDER_ANCESTORS_UP (4), \
+                      CGROUP_ORDER_CHILDREN (5)";
 
 /// Parses what to walk.
 pub(super) fn walk_spec(spec: Option<WireSpec>) -> Result<WalkSpec, WireError> {
     let spec = spec.ok_or_else(|| WireError::invalid_field("spec", "", "a walk's specification"))?;
+    let order = order(spec.order)?;
+    let engine = engine(spec.engine, order, spec.max_depth)?;
+    if spec.max_depth.is_some() && order == Order::AncestorsUp {
+        let allowed = "unset with CGROUP_ORDER_ANCESTORS_UP, which has limit and stop_at";
+        return Err(WireError::invalid_field("spec.max_depth", spec.max_depth.unwrap_or_default(), allowed));
+    }
     Ok(WalkSpec {
         target: target_or_root("spec.target", spec.target)?,
-        order: order(spec.order)?,
+        order,
+        engine,
+        max_depth: if order == Order::Children { Some(1) } else { spec.max_depth },
         metrics: metrics_of_read_mask(spec.read_mask.as_ref())?,
         limit: spec.limit,
         stop_at: spec.stop_at.map(|stop_at| target("spec.stop_at", stop_at)).transpose()?,
@@ -62,6 +71,24 @@ fn order(wire: i32) -> Result<Order, WireError> {
         CgroupOrder::DescendantsPre => Ok(Order::DescendantsPre),
         CgroupOrder::DescendantsPost => Ok(Order::DescendantsPost),
         CgroupOrder::AncestorsUp => Ok(Order::AncestorsUp),
+        CgroupOrder::Children => Ok(Order::Children),
+    }
+}
+
+/// The engine that was asked for, or the one that disturbs nobody.
+fn engine(wire: i32, order: Order, max_depth: Option<u32>) -> Result<WalkEngine, WireError> {
+    let refused = |allowed| {
+        let name = WireEngine::try_from(wire)
+            .map_or_else(|_| wire.to_string(), |engine| engine.as_str_name().to_owned());
+        WireError::invalid_field("spec.engine", name, allowed)
+    };
+    let known = "WALK_ENGINE_UNSPECIFIED (0), WALK_ENGINE_LOCKED (1), WALK_ENGINE_UNLOCKED (2)";
+    match WireEngine::try_from(wire).map_err(|_| refused(known))? {
+        WireEngine::Unspecified | WireEngine::Unlocked => Ok(WalkEngine::Unlocked),
+        WireEngine::Locked if order == Order::Children || max_depth.is_some() => {
+            Err(refused("WALK_ENGINE_UNLOCKED, which alone knows CGROUP_ORDER_CHILDREN and max_depth"))
+        }
+        WireEngine::Locked => Ok(WalkEngine::Locked),
     }
 }
 
@@ -72,5 +99,6 @@ pub(super) fn wire_order(order: Order) -> CgroupOrder {
         Order::DescendantsPre => CgroupOrder::DescendantsPre,
         Order::DescendantsPost => CgroupOrder::DescendantsPost,
         Order::AncestorsUp => CgroupOrder::AncestorsUp,
+        Order::Children => CgroupOrder::Children,
     }
 }

@@ -2,8 +2,9 @@
 
 use cgfleet_ebpf::abi::{self, cg_record};
 use cgfleet_model::{MetricGroup, MetricSet};
-use cgfleet_proto::v1::{CgroupSample, CpuSample, Source, WalkEnd};
+use cgfleet_proto::v1::{self, CgroupSample, CpuSample, Source, WalkEnd};
 
+use super::WalkEngine;
 use crate::cgroupfs::CpuUsage;
 
 /// The record groups that hold any of these metrics.
@@ -40,14 +41,22 @@ pub(super) fn cpu_of_file(usage: CpuUsage) -> CpuSample {
     }
 }
 
-/// Why a walk ended. A session that visited nothing found its start dead.
-pub(super) fn end(walk: &abi::cg_walk) -> WalkEnd {
-    match walk.end {
-        abi::CG_END_LIMIT => WalkEnd::Limit,
-        abi::CG_END_STOP_AT => WalkEnd::StopAt,
-        abi::CG_END_RECORDS_FULL => WalkEnd::Truncated,
-        _ if walk.visited == 0 => WalkEnd::TargetGone,
-        _ => WalkEnd::Complete,
+/// The wire's name of an engine.
+pub(super) fn wire_engine(engine: WalkEngine) -> v1::WalkEngine {
+    match engine {
+        WalkEngine::Locked => v1::WalkEngine::Locked,
+        WalkEngine::Unlocked => v1::WalkEngine::Unlocked,
+    }
+}
+
+/// Why a walk ended; `None` for what no program writes at an end.
+pub(super) fn end(end: abi::cg_end) -> Option<WalkEnd> {
+    match end {
+        abi::CG_END_COMPLETE => Some(WalkEnd::Complete),
+        abi::CG_END_LIMIT => Some(WalkEnd::Limit),
+        abi::CG_END_STOP_AT => Some(WalkEnd::StopAt),
+        abi::CG_END_RECORDS_FULL => Some(WalkEnd::Truncated),
+        _ => None,
     }
 }
 

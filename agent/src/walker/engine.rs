@@ -6,16 +6,20 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use cgfleet_ebpf::abi::{self, cg_record, cg_walk};
+use cgfleet_ebpf::abi::{self, cg_record};
 use cgfleet_model::unescape_path;
-use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkEngine, WalkSummary};
+use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
 
 use crate::{
     cgroupfs::{Hierarchies, LocateError, Located, read_cpu},
-    kernel::{Bounds, Flushed, LockedWalker, Start, WalkRequest},
+    kernel::{Bounds, Flushed, Kernel, Start, WalkRequest},
 };
 
-use super::{FlushedSubtree, Order, Target, WalkError, WalkSpec, Walked, decode, tree::Tree};
+use super::{
+    FlushedSubtree, Order, Target, WalkError, WalkSpec, Walked, decode,
+    recording::{Cost, Recorded},
+    tree::Tree,
+};
 
 /// How often names of cgroups that are gone are dropped, and how long one may be unseen before.
 const TIDY_INTERVAL: Duration = Duration::from_mins(1);
@@ -26,10 +30,10 @@ const UNSEEN_MAX_CROWDED: Duration = Duration::from_secs(10);
 /// Runs walks and flushes.
 #[derive(Debug)]
 pub struct Engine {
-    kernel: LockedWalker,
-    hierarchies: Hierarchies,
-    bounds: Bounds,
-    tree: Tree,
+    pub(super) kernel: Kernel,
+    pub(super) hierarchies: Hierarchies,
+    pub(super) bounds: Bounds,
+    pub(super) tree: Tree,
     tidied_at: Instant,
 }
 
@@ -65,21 +69,21 @@ impl Found {
 
 impl Engine {
     /// An engine over a loaded kernel side.
-    pub fn new(kernel: LockedWalker, hierarchies: Hierarchies, bounds: Bounds) -> Self {
+    pub fn new(kernel: Kernel, hierarchies: Hierarchies, bounds: Bounds) -> Self {
         Self { kernel, hierarchies, bounds, tree: Tree::default(), tidied_at: Instant::now() }
     }
 
     pub(super) fn walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError> {
-        self.try_walk(spec).map_err(|error| error.at_target(&spec.target))
+        self.try_walk(spec).map_err(|error| error.at("spec.target", &spec.target))
     }
 
     pub(super) fn flush(&mut self, target: &Target) -> Result<FlushedSubtree, WalkError> {
-        self.try_flush(target).map_err(|error| error.at_target(target))
+        self.try_flush(target).map_err(|error| error.at("target", target))
     }
 
     fn try_walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError> {
-        let found = self.find("target", &spec.target)?;
-        let stop_at = spec.stop_at.as_ref().map(|stop_at| self.find("stop_at", stop_at)).transpose()?;
+        let found = self.find("spec.target", &spec.target)?;
+        let stop_at = spec.stop_at.as_ref().map(|stop_at| self.find("spec.stop_at", stop_at)).transpose()?;
         if stop_at.as_ref().is_some_and(|stop_at| stop_at.hierarchy_id() != found.hierarchy_id()) {
             let stop_at = spec.stop_at.as_ref().map(Target::to_text).unwrap_or_default();
             return Err(WalkError::StopAtElsewhere { stop_at, target: spec.target.to_text() });
@@ -90,31 +94,39 @@ impl Engine {
             groups: decode::groups_of(spec.metrics),
             limit: spec.limit,
             stop_at_id: stop_at.map_or(0, |stop_at| stop_at.cgroup_id()),
+            max_depth: spec.max_depth.unwrap_or(u32::MAX),
         };
         // What rstat keeps and is not asked for need not be fresh; of v1 we read files alone.
         let flush = request.groups != 0 && found.hierarchy_id() == 0;
         let flushed = if flush { self.kernel.flush_topmost(&request)? } else { Flushed::default() };
         let flushed_at = (flushed.cgroup_id != 0).then(SystemTime::now);
-        let (records, walk) = self.walk_naming(&request)?;
-        if let Some(first) = records.first()
-            && self.tree.path(first.hierarchy_id, first.id).is_none()
-        {
-            self.learn_ancestors(request.start)?;
-        }
+        let Recorded { records, end, cost } = self.record(&request, spec.engine)?;
         let samples = records.iter().filter_map(|record| self.sample(record, spec)).collect();
-        Ok(Walked { samples, summary: summary(&walk, &flushed, flushed_at) })
+        let summary = WalkSummary {
+            engine: decode::wire_engine(spec.engine).into(),
+            end: end.into(),
+            cgroups_visited: cost.cgroups_visited,
+            flushed_cgroup_id: flushed.cgroup_id,
+            flushed_at: flushed_at.map(Into::into),
+            flush_ns: flushed.flush_ns,
+            walk_ns: cost.walk_ns,
+            cgroup_mutex_held_ns_max: cost.mutex_held_ns_max.max(flushed.mutex_held_ns),
+            truncated_by: if end == WalkEnd::Truncated { "walk_rows_max".to_owned() } else { String::new() },
+            unbroken_ns_max: cost.unbroken_ns_max,
+        };
+        Ok(Walked { samples, summary })
     }
 
     fn try_flush(&mut self, target: &Target) -> Result<FlushedSubtree, WalkError> {
         let found = self.find("target", target)?;
         // An answer that goes down from here is what a flush prepares.
         let order = Order::DescendantsPre.to_abi();
-        let request = WalkRequest { start: found.start(), order, groups: 0, limit: 1, stop_at_id: 0 };
+        let request = WalkRequest { limit: 1, ..WalkRequest::identities(found.start(), order) };
         let flushed = self.kernel.flush_topmost(&request)?;
         if !flushed.visited {
             return Err(WalkError::NoSuchCgroup { field: "target", target: target.to_text() });
         }
-        self.learn_ancestors(request.start)?;
+        self.learn_ancestors(request.start, &mut Cost::default())?;
         let path = self.tree.path(found.hierarchy_id(), flushed.cgroup_id);
         Ok(FlushedSubtree {
             cgroup_id: flushed.cgroup_id,
@@ -151,33 +163,6 @@ impl Engine {
         }
     }
 
-    /// Walks, again if the kernel met more new cgroups than it could name at once.
-    fn walk_naming(&mut self, request: &WalkRequest<'_>) -> Result<(Vec<cg_record>, cg_walk), WalkError> {
-        let walks_max = self.bounds.records_max / self.bounds.names_max + 2;
-        let mut dropped = 0;
-        for _ in 0..walks_max {
-            let drained = self.kernel.walk(request)?;
-            let now = Instant::now();
-            for (key, name) in drained.names {
-                self.tree.name(key, name, now);
-            }
-            for record in &drained.records {
-                self.tree.link(record, now);
-            }
-            dropped = drained.walk.names_dropped;
-            if dropped == 0 {
-                return Ok((drained.records, drained.walk));
-            }
-        }
-        Err(WalkError::Unnamed { dropped })
-    }
-
-    /// Learns the names between the start of a walk and the root, which a walk downward does not meet.
-    fn learn_ancestors(&mut self, start: Start<'_>) -> Result<(), WalkError> {
-        let order = Order::AncestorsUp.to_abi();
-        self.walk_naming(&WalkRequest { start, order, groups: 0, limit: 0, stop_at_id: 0 }).map(drop)
-    }
-
     /// A record as a sample. `None` if an ancestor was removed before its name was read: then the
     /// cgroup is gone too.
     fn sample(&mut self, record: &cg_record, spec: &WalkSpec) -> Option<CgroupSample> {
@@ -190,20 +175,5 @@ impl Engine {
         }
         sample.keep_only(spec.metrics);
         Some(sample)
-    }
-}
-
-fn summary(walk: &cg_walk, flushed: &Flushed, flushed_at: Option<SystemTime>) -> WalkSummary {
-    let end = decode::end(walk);
-    WalkSummary {
-        engine: WalkEngine::Locked.into(),
-        end: end.into(),
-        cgroups_visited: walk.visited,
-        flushed_cgroup_id: flushed.cgroup_id,
-        flushed_at: flushed_at.map(Into::into),
-        flush_ns: flushed.flush_ns,
-        walk_ns: walk.walk_ns,
-        cgroup_mutex_held_ns_max: walk.walk_ns.max(flushed.mutex_held_ns),
-        truncated_by: if end == WalkEnd::Truncated { "walk_rows_max".to_owned() } else { String::new() },
     }
 }

@@ -4,6 +4,7 @@
 
 mod decode;
 mod engine;
+mod recording;
 mod request;
 mod tree;
 
@@ -13,7 +14,7 @@ use cgfleet_proto::v1::{CgroupSample, WalkSummary};
 use tokio::sync::{mpsc, oneshot};
 
 pub use engine::Engine;
-pub use request::{Order, Target, WalkError, WalkSpec};
+pub use request::{Order, Target, WalkEngine, WalkError, WalkSpec};
 
 /// The answer to a walk.
 #[derive(Debug)]

@@ -19,6 +19,8 @@ pub enum Order {
     DescendantsPost,
     /// The target up to the root.
     AncestorsUp,
+    /// The target's children, without the target.
+    Children,
 }
 
 impl Order {
@@ -33,8 +35,18 @@ impl Order {
             Self::DescendantsPre => abi::CG_ORDER_DESCENDANTS_PRE,
             Self::DescendantsPost => abi::CG_ORDER_DESCENDANTS_POST,
             Self::AncestorsUp => abi::CG_ORDER_ANCESTORS_UP,
+            Self::Children => abi::CG_ORDER_CHILDREN,
         }
     }
+}
+
+/// How a walk is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalkEngine {
+    /// All at once, under cgroup_mutex.
+    Locked,
+    /// In slices under RCU.
+    Unlocked,
 }
 
 /// One cgroup.
@@ -80,6 +92,10 @@ pub struct WalkSpec {
     pub limit: u32,
     /// End after this cgroup.
     pub stop_at: Option<Target>,
+    /// Levels below the target that are visited; `None` for all. Of the unlocked engine.
+    pub max_depth: Option<u32>,
+    /// How it is done.
+    pub engine: WalkEngine,
 }
 
 /// A walk or a flush that could not be done.
@@ -96,7 +112,7 @@ pub enum WalkError {
         cause: LocateError,
     },
     /// The cgroup is not there, or not any more.
-    #[error("{field} {target}: no such cgroup")]
+    #[error("{field} {target}: no such cgroup; `cgctl query` lists those that exist")]
     NoSuchCgroup {
         /// The request's field.
         field: &'static str,
@@ -110,6 +126,14 @@ pub enum WalkError {
         stop_at: String,
         /// target as given.
         target: String,
+    },
+    /// Cgroups were removed faster than the walk found its way among them.
+    #[error(
+        "cgroups around the walk's place were removed {restarts} times; try again, or ask for the locked engine"
+    )]
+    Restarted {
+        /// How often it began again.
+        restarts: u32,
     },
     /// More new cgroups than the kernel side can name in the walks that one request may take.
     #[error("{dropped} cgroups could not be named; raise walk_names_max")]
@@ -132,11 +156,11 @@ pub enum WalkError {
 }
 
 impl WalkError {
-    /// Names the target if the kernel said that the start is no cgroup (any more).
-    pub(super) fn at_target(self, target: &Target) -> Self {
+    /// Names the target, and its field, if the kernel said that the start is no cgroup (any more).
+    pub(super) fn at(self, field: &'static str, target: &Target) -> Self {
         match self {
             Self::Kernel(KernelError::Attach(AttachError::NotACgroup | AttachError::NoSuchCgroup)) => {
-                Self::NoSuchCgroup { field: "target", target: target.to_text() }
+                Self::NoSuchCgroup { field, target: target.to_text() }
             }
             error => error,
         }

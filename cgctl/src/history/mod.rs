@@ -26,7 +26,7 @@ use crate::{
 
 pub(crate) async fn run(args: HistoryArgs, server: &Server) -> Result<Exit, Error> {
     if let (Some(since), Some(until)) = (args.since, args.until) {
-        TimeRange::new(since.into(), until.into())?;
+        TimeRange::new(since.into(), until.into()).map_err(|_| Error::TimeRange { since, until })?;
     }
     let format = args.output.format;
     let mut report = Report::new(stdout(format), format, args.fields.metrics());

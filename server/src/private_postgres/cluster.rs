@@ -32,11 +32,18 @@ const LOG_TAIL_LINES: usize = 3;
 pub(super) struct Cluster {
     base: PathBuf,
     /// Held for its lock, which ends with the process however that ends.
-    _lock: File,
+    lock: File,
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> PrivatePostgresError {
     move |source| PrivatePostgresError::StateDir { operation, path: path.to_owned(), source }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that is being spawned shares the file until it executes.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Cluster {
@@ -56,7 +63,7 @@ impl Cluster {
             .open(&path)
             .map_err(failed("open", &path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { base, _lock: lock }),
+            Ok(()) => Ok(Self { base, lock }),
             Err(TryLockError::WouldBlock) => Err(PrivatePostgresError::InUse { state_dir }),
             Err(TryLockError::Error(source)) => Err(failed("lock", &path)(source)),
         }

@@ -6,27 +6,26 @@
 mod binaries;
 mod cluster;
 mod error;
+mod leftovers;
 mod run_as;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
 use nix::{
-    errno::Errno,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use tokio::{
     process::{Child, Command},
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 
 pub use self::error::PrivatePostgresError;
-use self::{binaries::Binaries, cluster::Cluster, run_as::RunAs};
+use self::{binaries::Binaries, cluster::Cluster, leftovers::PidFile, run_as::RunAs};
 use crate::store::Database;
 
 /// The name of the role and of its database.
@@ -84,7 +83,7 @@ impl PrivatePostgres {
                 let data_dir = cluster.data_dir();
                 return Err(PrivatePostgresError::OtherMajor { data_dir, found, installed, bin_dir });
             }
-            Some(_) => stop_orphan(&cluster).await?,
+            Some(_) => leftovers::stop_leftovers(&cluster).await?,
             None => {
                 let dir = cluster.data_dir();
                 tracing::info!(dir = %dir.display(), major = binaries.major, "making a data directory");
@@ -153,7 +152,7 @@ impl PrivatePostgres {
     async fn wait_until_ready(&mut self) -> Result<(), PrivatePostgresError> {
         let deadline = Instant::now() + START_DEADLINE;
         let pid_file = PidFile::of(&self.cluster.data_dir());
-        while !pid_file.says_ready(self.postmaster.id()) {
+        while !self.postmaster.id().is_some_and(|pid| pid_file.says_ready(pid)) {
             if let Ok(status) = timeout(POLL_INTERVAL, self.postmaster.wait()).await {
                 let status = status
                     .map_err(|source| PrivatePostgresError::Run { program: "postgres".into(), source })?;
@@ -206,61 +205,4 @@ fn postmaster_command(run_as: &RunAs, program: &Path, cluster: &Cluster, socket_
     // Its own process group: Ctrl-C in the server's terminal is for the server, which stops it.
     command.process_group(0).stdin(Stdio::null());
     command
-}
-
-/// Stops the Postgres that a killed server left running on this data directory.
-async fn stop_orphan(cluster: &Cluster) -> Result<(), PrivatePostgresError> {
-    let data_dir = cluster.data_dir();
-    let pid_file = PidFile::of(&data_dir);
-    let mut signals =
-        [(Signal::SIGINT, FAST_STOP_DEADLINE), (Signal::SIGQUIT, IMMEDIATE_STOP_DEADLINE)].into_iter();
-    let mut deadline = Instant::now();
-    while let Some(pid) = pid_file.live_postmaster(&data_dir) {
-        if Instant::now() >= deadline {
-            let Some((signal, patience)) = signals.next() else {
-                let (operation, limit) =
-                    ("stopping the Postgres of a killed server", IMMEDIATE_STOP_DEADLINE);
-                return Err(PrivatePostgresError::Timeout { operation, limit, log: cluster.log_tail() });
-            };
-            tracing::warn!(%pid, %signal, "stopping the Postgres that a killed server left running");
-            deadline = Instant::now() + patience;
-            match kill(pid, signal) {
-                // ESRCH: it ended by itself meanwhile.
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => {
-                    let (operation, path) = ("stop the Postgres that runs on", data_dir);
-                    return Err(PrivatePostgresError::StateDir { operation, path, source: error.into() });
-                }
-            }
-        }
-        sleep(POLL_INTERVAL).await;
-    }
-    Ok(())
-}
-
-/// `postmaster.pid`: in its first line a process id, in its eighth how far the start is
-/// (src/include/utils/pidfile.h).
-struct PidFile(PathBuf);
-
-impl PidFile {
-    fn of(data_dir: &Path) -> Self {
-        Self(data_dir.join("postmaster.pid"))
-    }
-
-    fn says_ready(&self, postmaster: Option<u32>) -> bool {
-        let text = fs::read_to_string(&self.0).unwrap_or_default();
-        let mut lines = text.lines().map(str::trim);
-        let pid = lines.next().and_then(|pid| pid.parse().ok());
-        pid.is_some() && pid == postmaster && lines.nth(6) == Some("ready")
-    }
-
-    /// The process that the file names, if it lives and is a postmaster of this directory: the file
-    /// outlives a crash, and its number may since belong to anybody.
-    fn live_postmaster(&self, data_dir: &Path) -> Option<Pid> {
-        let text = fs::read_to_string(&self.0).ok()?;
-        let pid: i32 = text.lines().next()?.trim().parse().ok()?;
-        // A postmaster's working directory is its data directory.
-        let works_in = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
-        (works_in == data_dir).then(|| Pid::from_raw(pid))
-    }
 }

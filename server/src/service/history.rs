@@ -90,8 +90,10 @@ fn range(
     let until = until.map_or_else(|| Ok(SystemTime::now()), |until| moment("until", until))?;
     let earlier = || until.checked_sub(DEFAULT_RANGE).unwrap_or(until);
     let since = since.map_or_else(|| Ok(earlier()), |since| moment("since", since))?;
-    TimeRange::new(since, until)
-        .map_err(|error| WireError::invalid_field("since", prost_types::Timestamp::from(since), error))
+    TimeRange::new(since, until).map_err(|_| {
+        let [since, until] = [since, until].map(prost_types::Timestamp::from);
+        WireError::invalid_field("since", since, format!("a moment before until ({until})"))
+    })
 }
 
 fn selector<'a>(target: &CgroupTarget, path: &'a str) -> Result<CgroupSelector<'a>, WireError> {

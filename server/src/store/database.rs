@@ -25,6 +25,11 @@ pub enum Database {
 }
 
 impl Database {
+    /// Refuses a URL that no connection can be made with.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.options().map(drop)
+    }
+
     pub(super) fn options(&self) -> Result<PgConnectOptions, StoreError> {
         let options = match self {
             Self::Url(url) => {

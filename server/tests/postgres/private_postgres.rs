@@ -7,7 +7,7 @@ use std::{
         process::CommandExt as _,
     },
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use cgfleet_server::{
@@ -71,6 +71,9 @@ async fn data_survives_restarts_and_kills() {
 
     let mut postgres = start(dir.path()).await;
     assert_eq!(hosts(&postgres).await, 1, "after a clean restart");
+    // With a session open, which outlives the postmaster for a moment.
+    let store = Store::connect(&postgres.database(), StoreLimits::default()).await.unwrap();
+    store.list_hosts(None, 1).await.unwrap();
     kill(pid(&postgres), Signal::SIGKILL).unwrap();
     let exited = postgres.exited().await;
     assert!(matches!(exited, PrivatePostgresError::Exited { .. }), "{exited}");
@@ -91,39 +94,38 @@ async fn what_a_killed_server_left_running_is_stopped_first() {
     let data_dir = dir.path().join("postgres/data");
     first.stop().await;
 
-    // As the postmaster of a killed server: it runs on the data directory and nobody holds the lock.
+    // As the Postgres of a killed server: it runs on the data directory and nobody holds the lock.
     let owner = fs::metadata(&data_dir).unwrap();
-    let mut orphan = Command::new(bin_dir.join("postgres"))
-        .arg("-D")
+    let options =
+        format!("-c listen_addresses= -c unix_socket_directories={}/postgres/run", dir.path().display());
+    let started = Command::new(bin_dir.join("pg_ctl"))
+        .args(["start", "--wait", "--silent", "--log=/dev/null", "--options", &options, "--pgdata"])
         .arg(&data_dir)
-        .args(["-c", "listen_addresses=", "-c"])
-        .arg(format!("unix_socket_directories={}", dir.path().join("postgres/run").display()))
         .current_dir(dir.path())
-        .stderr(Stdio::null())
         .uid(owner.uid())
         .gid(owner.gid())
-        .spawn()
+        .status()
         .unwrap();
-    while !data_dir.join("postmaster.pid").exists() {
-        tokio::task::yield_now().await;
-    }
+    assert!(started.success());
+    let pid_file = data_dir.join("postmaster.pid");
+    let orphan = fs::read_to_string(&pid_file).unwrap().lines().next().unwrap().parse().unwrap();
 
     let second = start(dir.path()).await;
-    assert!(orphan.wait().unwrap().success(), "the orphan was not shut down in order");
+    assert_ne!(pid(&second), Pid::from_raw(orphan));
+    assert!(fs::read_link(format!("/proc/{orphan}/cwd")).is_err(), "the orphan still runs");
+    let log = fs::read_to_string(dir.path().join("postgres/log")).unwrap();
+    assert!(!log.contains("was not properly shut down"), "the orphan was not shut down in order: {log}");
     assert_eq!(hosts(&second).await, 1);
     second.stop().await;
 
     // A pid file whose number now belongs to somebody else, here to this very process.
-    fs::write(data_dir.join("postmaster.pid"), format!("{}\n/elsewhere\n", std::process::id())).unwrap();
-    fs::set_permissions(data_dir.join("postmaster.pid"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&pid_file, format!("{}\n/elsewhere\n", std::process::id())).unwrap();
+    fs::set_permissions(&pid_file, fs::Permissions::from_mode(0o644)).unwrap();
     let third = start(dir.path()).await;
     assert_eq!(hosts(&third).await, 1);
-    let forgotten = pid(&third);
+    // Dropped, it is told to stop; the next one waits for that.
     drop(third);
-    // Dropped, it was told to stop.
-    while kill(forgotten, None).is_ok() {
-        tokio::task::yield_now().await;
-    }
+    start(dir.path()).await.stop().await;
 }
 
 async fn check_refused(options: PrivatePostgresOptions, expect: &[&str]) {

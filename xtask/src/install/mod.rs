@@ -24,10 +24,12 @@ pub(crate) enum Job {
     Test,
     /// Run the lints.
     Lint,
+    /// Boot other kernels.
+    Vm,
 }
 
 impl Job {
-    pub(crate) const ALL: [Self; 4] = [Self::Build, Self::Demo, Self::Test, Self::Lint];
+    pub(crate) const ALL: [Self; 5] = [Self::Build, Self::Demo, Self::Test, Self::Lint, Self::Vm];
 }
 
 /// Makes the machine fit for `jobs`. Quick and silent when nothing is missing.

@@ -1,0 +1,175 @@
+//! Flushes and walks, by either engine: fills the control block, runs a session, drains the records.
+
+use cgfleet_ebpf::abi::{self, cg_key, cg_record, cg_walk};
+
+use super::{
+    Bounds, KernelError, LoadError,
+    programs::{Key, Programs},
+    session::{self, READ_BYTES, Start},
+};
+
+/// What to walk.
+#[derive(Debug, Clone, Copy)]
+pub struct WalkRequest<'fd> {
+    /// The first cgroup.
+    pub start: Start<'fd>,
+    /// A `cg_order` of the ABI.
+    pub order: abi::cg_order,
+    /// `cg_group`s of the ABI, or'ed.
+    pub groups: abi::cg_group,
+    /// End after so many records; 0 for never.
+    pub limit: u32,
+    /// End after this cgroup; 0 for never.
+    pub stop_at_id: u64,
+    /// Levels below the start that are visited; `u32::MAX` for all. Of the unlocked engine.
+    pub max_depth: u32,
+}
+
+/// Where a slice of an unlocked walk ended, and so where the next one begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// The cgroup behind which it ended.
+    pub cgroup_id: u64,
+    /// That cgroup's parent, to go on from if the cgroup is gone.
+    pub parent_id: u64,
+    serial: u64,
+    at: abi::cg_at,
+    start_id: u64,
+    start_level: u32,
+}
+
+impl Cursor {
+    /// To go on from the parent, behind where the cgroup was.
+    #[must_use]
+    pub fn from_parent(self) -> Self {
+        Self { at: abi::CG_AT_SEEK, ..self }
+    }
+}
+
+/// What a flush did.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Flushed {
+    /// The cgroup whose subtree was flushed; 0 if none had to be.
+    pub cgroup_id: u64,
+    /// Time in the flush, in nanoseconds.
+    pub flush_ns: u64,
+    /// Time for which the session held cgroup_mutex, in nanoseconds.
+    pub mutex_held_ns: u64,
+    /// Whether the start was still there to be visited.
+    pub visited: bool,
+}
+
+/// What a walk, or a slice of one, brought.
+#[derive(Debug)]
+pub struct Drained {
+    /// The records in the order of the walk.
+    pub records: Vec<cg_record>,
+    /// Names of cgroups that were not known.
+    pub names: Vec<(cg_key, Box<[u8]>)>,
+    /// The control block as the programs left it.
+    pub walk: cg_walk,
+    /// Where to go on; `None` at the end of the walk.
+    pub cursor: Option<Cursor>,
+}
+
+/// The loaded kernel side. Runs one flush or walk at a time.
+#[derive(Debug)]
+pub struct Kernel {
+    programs: Programs,
+    bounds: Bounds,
+    buffer: Box<[u8]>,
+}
+
+impl Kernel {
+    /// Loads the programs; needs CAP_BPF and CAP_PERFMON, and a kernel from 6.1 on with BTF.
+    pub fn load(bounds: Bounds) -> Result<Self, LoadError> {
+        Ok(Self { programs: Programs::load(bounds)?, bounds, buffer: vec![0; READ_BYTES].into_boxed_slice() })
+    }
+
+    /// Flushes rstat once, at the topmost cgroup of the answer that `request` will have.
+    pub fn flush_topmost(&mut self, request: &WalkRequest<'_>) -> Result<Flushed, KernelError> {
+        let direction = match request.order {
+            abi::CG_ORDER_ANCESTORS_UP => abi::CG_ORDER_ANCESTORS_UP,
+            _ => abi::CG_ORDER_SELF_ONLY,
+        };
+        self.programs.walk.set_only(self.control_block(request));
+        session::run(&self.programs.flush_topmost, direction, request.start, &mut self.buffer)?;
+        let walk = self.answer();
+        Ok(Flushed {
+            cgroup_id: walk.flushed_id,
+            flush_ns: walk.flush_ns,
+            mutex_held_ns: walk.flush_mutex_held_ns,
+            visited: walk.visited > 0,
+        })
+    }
+
+    /// Walks by the locked engine: all at once, under cgroup_mutex.
+    pub fn walk_locked(&mut self, request: &WalkRequest<'_>) -> Result<Drained, KernelError> {
+        self.programs.walk.set_only(self.control_block(request));
+        session::run(&self.programs.walk_locked, request.order, request.start, &mut self.buffer)?;
+        Ok(self.drain())
+    }
+
+    /// Walks one slice by the unlocked engine: from the start, or on from a cursor, whose cgroup is
+    /// then `request.start`.
+    pub fn walk_slice(
+        &mut self,
+        request: &WalkRequest<'_>,
+        cursor: Option<Cursor>,
+    ) -> Result<Drained, KernelError> {
+        let block = self.control_block(request);
+        self.programs.walk.set_only(match cursor {
+            None => block,
+            Some(Cursor { serial, at, start_id, start_level, .. }) => {
+                cg_walk { start_id, start_level, resume_serial: serial, resume_at: at, ..block }
+            }
+        });
+        session::run(&self.programs.walk_unlocked, abi::CG_ORDER_SELF_ONLY, request.start, &mut self.buffer)?;
+        Ok(self.drain())
+    }
+
+    /// Makes the kernel send this cgroup's name again, should it meet it again.
+    pub fn forget(&mut self, key: cg_key) -> Result<(), KernelError> {
+        match self.programs.known.remove(&Key(key)) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(KernelError::Forget { id: key.id, cause: error.to_string() }),
+        }
+    }
+
+    fn control_block(&self, request: &WalkRequest<'_>) -> cg_walk {
+        cg_walk {
+            stop_at_id: request.stop_at_id,
+            limit: request.limit,
+            groups: request.groups,
+            records_max: self.bounds.records_max,
+            names_max: self.bounds.names_max,
+            order: request.order,
+            max_depth: request.max_depth,
+            slice_ns_max: u64::try_from(self.bounds.slice_max.as_nanos()).unwrap_or(u64::MAX),
+            ..cg_walk::default()
+        }
+    }
+
+    fn answer(&self) -> cg_walk {
+        self.programs.walk.get(0).unwrap_or_default()
+    }
+
+    fn drain(&self) -> Drained {
+        let walk = self.answer();
+        let records = (0..walk.records).map_while(|slot| self.programs.records.get(slot)).collect();
+        let names = (0..walk.names).map_while(|slot| self.programs.names.get(slot));
+        let names = names.map(|name| {
+            let length = (name.length as usize).min(name.name.len());
+            (cg_key { id: name.id, hierarchy_id: name.hierarchy_id, padding: 0 }, name.name[..length].into())
+        });
+        let cursor = (walk.end == abi::CG_END_SLICE).then_some(Cursor {
+            cgroup_id: walk.cursor_id,
+            parent_id: walk.cursor_parent_id,
+            serial: walk.cursor_serial,
+            at: walk.cursor_at,
+            start_id: walk.start_id,
+            start_level: walk.start_level,
+        });
+        Drained { records, names: names.collect(), walk, cursor }
+    }
+}

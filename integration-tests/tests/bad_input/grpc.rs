@@ -1,0 +1,251 @@
+//! Mistakes in requests, as a client of its own making can send them: a code, a stable reason, one line.
+
+use std::fmt::Debug;
+
+use anyhow::Result;
+use cgfleet_proto::v1::{
+    AgentServiceFlushRequest, CgroupOrder, CgroupTarget, ErrorReason, FleetServiceFlushRequest, Host,
+    HostError, HostSelector, ListHostsRequest, QueryHistoryRequest, QueryRequest, RegisterHostRequest,
+    SubscribeRequest, WalkRequest, WalkSpec, host_result::Outcome,
+};
+use cgfleet_rpc::wire_error::reason_of;
+use integration_tests::{
+    daemon::Start,
+    walk::{by_id, by_path, query, spec},
+};
+use prost_types::{Duration, FieldMask, Timestamp};
+use tonic::{Code, Response, Status};
+
+use super::{check_line, host_up, in_time};
+
+const ID: &str = "11111111-1111-4111-8111-111111111111";
+
+/// How a request is refused: most with INVALID_FIELD.
+type Refusal<'a> = (Code, ErrorReason, &'a [&'a str]);
+
+fn invalid<'a>(says: &'a [&'a str]) -> Refusal<'a> {
+    (Code::InvalidArgument, ErrorReason::InvalidField, says)
+}
+
+fn not_found<'a>(says: &'a [&'a str]) -> Refusal<'a> {
+    (Code::NotFound, ErrorReason::CgroupNotFound, says)
+}
+
+/// Awaits the answer to a request, which has to be this refusal.
+async fn check<T>(
+    request: &impl Debug,
+    answer: impl Future<Output = Result<Response<T>, Status>>,
+    (code, reason, says): Refusal<'_>,
+) -> Result<()> {
+    let mistake = format!("{request:?}");
+    let Err(status) = in_time(&mistake, answer).await? else { panic!("{mistake}: was answered") };
+    check_line(&mistake, status.message(), says);
+    assert_eq!((status.code(), reason_of(&status)), (code, reason), "{mistake}: {status}");
+    Ok(())
+}
+
+fn self_of(target: CgroupTarget) -> WalkSpec {
+    spec(target, CgroupOrder::SelfOnly)
+}
+
+fn of_hierarchy(hierarchy: &str, target: CgroupTarget) -> CgroupTarget {
+    CgroupTarget { hierarchy: hierarchy.to_owned(), ..target }
+}
+
+fn reading(field: &str) -> Option<FieldMask> {
+    Some(FieldMask { paths: vec![field.to_owned()] })
+}
+
+/// Specifications that no agent and no server takes.
+fn bad_specs() -> Vec<(Option<WalkSpec>, Refusal<'static>)> {
+    let root = || self_of(by_path("/"));
+    vec![
+        (None, invalid(&["spec", "a walk's specification"])),
+        (Some(WalkSpec { order: 0, ..root() }), invalid(&["spec.order", "CGROUP_ORDER_"])),
+        (Some(WalkSpec { order: 99, ..root() }), invalid(&["spec.order", "\"99\"", "CGROUP_ORDER_"])),
+        (
+            Some(WalkSpec { read_mask: reading("disk"), ..root() }),
+            invalid(&["read_mask", "\"disk\"", "allowed: cpu, cpu.usage_usec"]),
+        ),
+    ]
+}
+
+/// Targets that no host has.
+fn bad_targets() -> Vec<(CgroupTarget, Refusal<'static>)> {
+    let both = CgroupTarget { cgroup_id: 7, ..by_path("/a") };
+    vec![
+        (both, invalid(&["target.path", "\"/a\"", "path or cgroup_id, not both (cgroup_id is 7)"])),
+        (by_path("/a\\b"), invalid(&["target.path", "/a\\\\b", "\\xHH"])),
+        (by_path("/a/../b"), invalid(&["target.path", "/a/../b", "has no .. in it"])),
+        (by_path("a"), invalid(&["target.path", "\"a\"", "begins with /"])),
+        (
+            of_hierarchy("disk", by_path("/")),
+            invalid(&["target.hierarchy", "\"disk\"", "allowed: empty (cgroup v2)"]),
+        ),
+        (of_hierarchy("memory", by_id(7)), invalid(&["target.hierarchy", "\"memory\"", "cgroup v2 only"])),
+        (by_path("/no/such"), not_found(&["target /no/such", "no such cgroup"])),
+        (by_path("/etc"), not_found(&["target /etc", "no such cgroup"])),
+        (by_id(u64::MAX), not_found(&["target 18446744073709551615", "no such cgroup"])),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_refuses_what_it_cannot_walk() -> Result<()> {
+    let daemon = Start::agent()?.start().await?;
+    let mut agent = daemon.agent()?;
+    for (spec, refusal) in bad_specs() {
+        check(&spec.clone(), agent.walk(WalkRequest { spec }), refusal).await?;
+    }
+    for (target, refusal) in bad_targets() {
+        let request = AgentServiceFlushRequest { target: Some(target.clone()) };
+        check(&target, agent.flush(request), refusal).await?;
+        let request = WalkRequest { spec: Some(self_of(target.clone())) };
+        check(&target, agent.walk(request), refusal).await?;
+    }
+    let stop_at = |stop_at| WalkSpec { stop_at: Some(stop_at), ..self_of(by_path("/")) };
+    for (spec, refusal) in [
+        (stop_at(by_path("/no/such")), not_found(&["stop_at /no/such", "no such cgroup"])),
+        (stop_at(by_path("/a\\b")), invalid(&["spec.stop_at.path", "\\xHH"])),
+        (
+            stop_at(of_hierarchy("name=systemd", by_path("/"))),
+            invalid(&["spec.stop_at", "\"name=systemd:/\"", "in the hierarchy of spec.target"]),
+        ),
+    ] {
+        check(&spec.clone(), agent.walk(WalkRequest { spec: Some(spec) }), refusal).await?;
+    }
+    for nanos in [0, 300_000_000, -200_000_000] {
+        let interval = Some(Duration { seconds: 0, nanos });
+        let says = &["interval", "a whole multiple of the agent's sample_interval, 200ms"];
+        check(&interval, agent.subscribe(SubscribeRequest { interval }), invalid(says)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_refuses_what_it_cannot_ask_a_host() -> Result<()> {
+    let server = Start::server()?.start().await?;
+    let mut fleet = server.fleet()?;
+    let _agent = Start::agent()?.registered(&server, "web-1").start().await?;
+    host_up(&server, "web-1").await?;
+    let all = || Some(HostSelector { all: true, hosts: Vec::new() });
+    for (spec, refusal) in bad_specs() {
+        let request = QueryRequest { hosts: all(), spec: spec.clone(), host_timeout: None };
+        check(&spec, fleet.query(request), refusal).await?;
+    }
+    for (seconds, nanos) in [(0, 0), (-1, 0), (301, 0), (i64::MAX, 0)] {
+        let host_timeout = Some(Duration { seconds, nanos });
+        let refusal = invalid(&["host_timeout", "more than 0s, at most 300s"]);
+        let spec = Some(self_of(by_path("/")));
+        check(&host_timeout, fleet.query(QueryRequest { hosts: all(), spec, host_timeout }), refusal).await?;
+        let request = FleetServiceFlushRequest { hosts: all(), target: None, host_timeout };
+        check(&host_timeout, fleet.flush(request), refusal).await?;
+    }
+    let named =
+        |all, hosts: &[&str]| HostSelector { all, hosts: hosts.iter().map(ToString::to_string).collect() };
+    let unknown = (Code::NotFound, ErrorReason::HostUnknown, &["\"nobody\"", "`cgctl hosts`"][..]);
+    for (hosts, refusal) in [
+        (named(false, &[]), invalid(&["hosts", "one host at least, or all"])),
+        (named(true, &["web-1"]), invalid(&["hosts", "\"web-1\"", "names or all, not both"])),
+        (named(false, &["web-1", "nobody"]), unknown),
+        (named(false, &[ID]), (Code::NotFound, ErrorReason::HostUnknown, &[ID, "`cgctl hosts`"])),
+    ] {
+        let spec = Some(self_of(by_path("/")));
+        let request = QueryRequest { hosts: Some(hosts.clone()), spec, host_timeout: None };
+        check(&hosts, fleet.query(request), refusal).await?;
+    }
+    // What only a host can know is the host's error, beside the rows of the others.
+    for (target, (code, reason, says)) in bad_targets() {
+        let spec = Some(self_of(target.clone()));
+        let request = QueryRequest { hosts: all(), spec, host_timeout: None };
+        let mistake = format!("{target:?}");
+        let queried = in_time(&mistake, query(&server, request)).await??;
+        let outcome = queried.results.into_iter().next().and_then(|result| result.outcome);
+        let Some(Outcome::Error(HostError { code: found, reason: because, message })) = outcome else {
+            panic!("{mistake}: {outcome:?}");
+        };
+        check_line(&mistake, &message, says);
+        assert_eq!((Code::from(found), because), (code, reason.into()), "{mistake}: {message}");
+        assert_eq!(queried.summary.hosts_failed, 1);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_refuses_bad_hosts_pages_and_pasts() -> Result<()> {
+    let server = Start::server()?.start().await?;
+    let mut fleet = server.fleet()?;
+    let _agent = Start::agent()?.registered(&server, "web-1").start().await?;
+    host_up(&server, "web-1").await?;
+    for (host, refusal) in bad_hosts() {
+        check(&host.clone(), fleet.register_host(RegisterHostRequest { host: Some(host) }), refusal).await?;
+    }
+    check(&"no host", fleet.register_host(RegisterHostRequest { host: None }), invalid(&["host.host_id"]))
+        .await?;
+
+    let page =
+        |page_size, page_token: &str| ListHostsRequest { page_size, page_token: page_token.to_owned() };
+    for (request, refusal) in [
+        (page(1001, ""), invalid(&["page_size", "\"1001\"", "0 to 1000"])),
+        (page(0, "garbage"), invalid(&["page_token", "\"garbage\"", "next_page_token of the page before"])),
+    ] {
+        check(&request.clone(), fleet.list_hosts(request), refusal).await?;
+    }
+    for (request, refusal) in bad_pasts() {
+        check(&request.clone(), fleet.query_history(request), refusal).await?;
+    }
+    Ok(())
+}
+
+fn bad_hosts() -> Vec<(Host, Refusal<'static>)> {
+    const TEXT: &str = "1 to 255 bytes of text";
+    let id = || ID.to_owned();
+    let good = || Host {
+        host_id: id(),
+        boot_id: id(),
+        agent_epoch: id(),
+        hostname: "web-2".to_owned(),
+        address: "127.0.0.1:1".to_owned(),
+        kernel_release: "6.12.0".to_owned(),
+        agent_version: "0.1.0".to_owned(),
+    };
+    let nil = "00000000-0000-0000-0000-000000000000";
+    vec![
+        (Host { host_id: nil.to_owned(), ..good() }, invalid(&["host.host_id", "00000000-", "a uuid"])),
+        (Host { boot_id: "7".to_owned(), ..good() }, invalid(&["host.boot_id", "\"7\"", "a uuid"])),
+        (Host { agent_epoch: String::new(), ..good() }, invalid(&["host.agent_epoch", "a uuid"])),
+        (
+            Host { address: "nowhere".to_owned(), ..good() },
+            invalid(&["host.address", "\"nowhere\"", "host:port"]),
+        ),
+        (Host { hostname: String::new(), ..good() }, invalid(&["host.hostname", TEXT])),
+        (Host { hostname: "a\nb".to_owned(), ..good() }, invalid(&["host.hostname", "\"a\\nb\"", TEXT])),
+        (Host { hostname: "x".repeat(256), ..good() }, invalid(&["host.hostname", TEXT])),
+    ]
+}
+
+fn bad_pasts() -> Vec<(QueryHistoryRequest, Refusal<'static>)> {
+    let of = |target| QueryHistoryRequest {
+        host: "web-1".to_owned(),
+        target: Some(target),
+        ..QueryHistoryRequest::default()
+    };
+    let root = || of(by_path("/"));
+    let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
+    let both = CgroupTarget { cgroup_id: 7, ..by_path("/a") };
+    let unknown = (Code::NotFound, ErrorReason::HostUnknown, &["\"nobody\"", "`cgctl hosts`"][..]);
+    vec![
+        (QueryHistoryRequest { host: "nobody".to_owned(), ..root() }, unknown),
+        (QueryHistoryRequest { host: String::new(), ..root() }, (unknown.0, unknown.1, &["\"\""])),
+        (of(by_path("/no/such")), not_found(&["cgroup /no/such", "web-1"])),
+        (of(by_id(u64::MAX)), not_found(&["cgroup 18446744073709551615", "web-1"])),
+        (of(by_path("a")), invalid(&["target.path", "\"a\"", "begins with /"])),
+        (of(both), invalid(&["target.path", "\"/a\"", "not both"])),
+        (of(of_hierarchy("memory", by_path("/"))), invalid(&["target.hierarchy", "\"memory\"", "empty"])),
+        (QueryHistoryRequest { read_mask: reading("disk"), ..root() }, invalid(&["read_mask", "\"disk\""])),
+        (
+            QueryHistoryRequest { since: at(2), until: at(1), ..root() },
+            invalid(&["since", "1970-01-01T00:00:02Z", "a moment before until (1970-01-01T00:00:01Z)"]),
+        ),
+        (QueryHistoryRequest { since: at(i64::MIN), ..root() }, invalid(&["since"])),
+    ]
+}
