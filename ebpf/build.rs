@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The compilers that will do, best first.
-const CLANGS: [&str; 7] = ["clang-19", "clang", "clang-18", "clang-17", "clang-16", "clang-15", "clang-14"];
+const CLANGS: [&str; 6] = ["clang-19", "clang", "clang-18", "clang-17", "clang-16", "clang-15"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=src");

@@ -1,6 +1,5 @@
--- Why: the durable form of a tick is one row, 7.5 M samples/s and under 5 bytes a sample where one row per cgroup and tick
--- took 230: a payload that holds every cgroup (keyframe) or what changed since the tick before it. Only the server's store
--- can read a payload. Partitions are days in UTC, made ahead by the store, so that old ticks leave by dropping a table.
+-- Why: the durable form of a tick is one row, and not one row per cgroup: a payload that holds every cgroup (keyframe) or
+-- what changed since the tick before it. Only the server's store can read a payload. Partitions are days in UTC, made ahead by the store, so that old ticks leave by dropping a table.
 
 create table head (
     host_id      uuid        not null,

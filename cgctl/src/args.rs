@@ -13,7 +13,7 @@ use crate::{
     moment::{InvalidMoment, parse_moment},
     output::Format,
     target::parse_target,
-    words::Order,
+    words::{Engine, Order},
 };
 
 /// The variable that names the server where `--server` does not.
@@ -162,6 +162,14 @@ pub(crate) struct QueryArgs {
     /// End each host's walk after this many cgroups
     #[arg(long, value_name = "N", value_parser = parse_limit, allow_negative_numbers = true)]
     pub(crate) limit: Option<u32>,
+
+    /// Visit so many levels below TARGET; 0 is TARGET alone
+    #[arg(long, value_name = "LEVELS")]
+    pub(crate) max_depth: Option<u32>,
+
+    /// How the walk is done; the agent chooses if this is not given
+    #[arg(long, value_name = "ENGINE")]
+    pub(crate) engine: Option<Engine>,
     /// End each host's walk after this cgroup
     #[arg(long, value_name = "TARGET", value_parser = parse_target)]
     pub(crate) stop_at: Option<CgroupTarget>,
@@ -305,7 +313,7 @@ mod tests {
         check("query --agent h:1 --host-timeout 1s", &["--host-timeout", "cannot be used with"]);
         check("query --agent h:1 --all", &["cannot be used with"]);
         check("query --all a/b", &["'a/b'", "a cgroup id (1234)"]);
-        check("query --all --order up", &["'up'", "self, pre, post, ancestors"]);
+        check("query --all --order up", &["'up'", "self, pre, post, ancestors, children"]);
         check("query --all --fields disk", &["\"disk\"", "cpu.usage_usec"]);
         check("query --all --limit 0", &["'0'", "1 to 4294967295"]);
         check("query --all -o xml", &["'xml'", "table, json, ndjson"]);

@@ -20,13 +20,34 @@ pub(crate) enum Order {
     Post,
     /// The cgroup, its parent, and so on to the root
     Ancestors,
+    /// The cgroup's children, without the cgroup
+    Children,
 }
 
-const ORDERS: [(Order, CgroupOrder, &str); 4] = [
+/// How a walk is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Engine {
+    /// All at once, under cgroup_mutex
+    Locked,
+    /// In slices, without cgroup_mutex
+    Unlocked,
+}
+
+impl From<Engine> for WalkEngine {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Locked => Self::Locked,
+            Engine::Unlocked => Self::Unlocked,
+        }
+    }
+}
+
+const ORDERS: [(Order, CgroupOrder, &str); 5] = [
     (Order::SelfOnly, CgroupOrder::SelfOnly, "self"),
     (Order::Pre, CgroupOrder::DescendantsPre, "pre"),
     (Order::Post, CgroupOrder::DescendantsPost, "post"),
     (Order::Ancestors, CgroupOrder::AncestorsUp, "ancestors"),
+    (Order::Children, CgroupOrder::Children, "children"),
 ];
 
 impl From<Order> for CgroupOrder {

@@ -21,8 +21,6 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 windows for fat streams: a snapshot of many cgroups should not wait for window updates.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// The largest message accepted, gRPC's own default; batches are cut to stay far below.
-pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// A channel to `target` (`host:port` or `http://host:port`) that connects when first used and
 /// reconnects by itself.

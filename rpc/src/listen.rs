@@ -51,7 +51,9 @@ pub enum ListenError {
         address: SocketAddr,
     },
     /// Anything else that the kernel refuses.
-    #[error("listen_address {address}: {source}; choose an address of this host, and a port that this user may take")]
+    #[error(
+        "listen_address {address}: {source}; choose an address of this host, and a port that this user may take"
+    )]
     Bind {
         /// The address as configured.
         address: SocketAddr,

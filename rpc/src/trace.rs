@@ -55,9 +55,7 @@ pub const FILTER_ALLOWED: &str = "a level (error, warn, info, debug, trace) or t
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     /// The filter cannot be read.
-    #[error(
-        "log: {filter:?} is not a filter ({cause}); allowed: {FILTER_ALLOWED}"
-    )]
+    #[error("log: {filter:?} is not a filter ({cause}); allowed: {FILTER_ALLOWED}")]
     Filter {
         /// The filter as given.
         filter: String,

@@ -134,7 +134,7 @@ pub(crate) fn flush_all(
             let request = Request::new(AgentServiceFlushRequest { target });
             let mut agent = AgentServiceClient::new(host.channel());
             let outcome = match timeout(limits.host_timeout, agent.flush(request)).await {
-                Ok(Ok(response)) => Ok(response.into_inner()),
+                Ok(Ok(response)) => answer_of(&host, response.into_inner()),
                 Ok(Err(status)) => {
                     Err(HostCallError::Call { address: host.record().address, source: status.into() })
                 }
@@ -144,6 +144,16 @@ pub(crate) fn flush_all(
         }
     });
     flushes.buffer_unordered(limits.hosts_max)
+}
+
+fn answer_of(
+    host: &Host,
+    response: AgentServiceFlushResponse,
+) -> Result<AgentServiceFlushResponse, HostCallError> {
+    if response.host_id == host.host_id().to_string() {
+        return Ok(response);
+    }
+    Err(HostCallError::AnotherHost { address: host.record().address, answered: response.host_id })
 }
 
 fn timed_out(host: &Host, limit: Duration) -> HostCallError {

@@ -74,6 +74,7 @@ impl AgentService for Agent {
             path: flushed.path,
             flush_ns: flushed.flush_ns,
             flushed_at: Some(SystemTime::now().into()),
+            host_id: self.identity.host_id.to_string(),
         }))
     }
 

@@ -77,10 +77,13 @@ pub(crate) fn metric_title(info: &MetricInfo) -> String {
     format!("{}({})", name.replace('.', "_").to_uppercase(), shown_unit(info))
 }
 
-/// The title of the rate beside it: `CPU_USAGE(s/s)`.
+/// The title of the rate beside it: `CPU_USAGE(cores)`, for a second of CPU time per second is one.
 pub(crate) fn rate_title(info: &MetricInfo) -> String {
     let title = metric_title(info);
-    format!("{}/s)", title.trim_end_matches(')'))
+    match info.unit {
+        "usec" => title.replace("(s)", "(cores)"),
+        _ => format!("{}/s)", title.trim_end_matches(')')),
+    }
 }
 
 /// A metric's value in the unit of its title.
@@ -141,7 +144,10 @@ mod tests {
     #[test]
     fn a_title_names_the_unit_of_its_cells() {
         let info = Metric::CpuUsage.info();
-        assert_eq!((metric_title(info), rate_title(info)), ("CPU_USAGE(s)".into(), "CPU_USAGE(s/s)".into()));
+        assert_eq!(
+            (metric_title(info), rate_title(info)),
+            ("CPU_USAGE(s)".into(), "CPU_USAGE(cores)".into())
+        );
         assert_eq!(metric_cell(Metric::CpuUsage, 1_234_567), "1.235");
         assert_eq!(rate_cell(Metric::CpuUsage, 1_500_000.0), "1.500");
     }

@@ -15,6 +15,7 @@ pub(super) struct Cost {
     flush_ns_max: u64,
     walk_ns_max: u64,
     cgroup_mutex_held_ns_max: u64,
+    unbroken_ns_max: u64,
 }
 
 impl Cost {
@@ -25,6 +26,7 @@ impl Cost {
         self.flush_ns_max = self.flush_ns_max.max(summary.flush_ns);
         self.walk_ns_max = self.walk_ns_max.max(summary.walk_ns);
         self.cgroup_mutex_held_ns_max = self.cgroup_mutex_held_ns_max.max(summary.cgroup_mutex_held_ns_max);
+        self.unbroken_ns_max = self.unbroken_ns_max.max(summary.unbroken_ns_max.unwrap_or_default());
     }
 
     /// The line; `None` if nothing was walked.
@@ -35,8 +37,12 @@ impl Cost {
         let engines: Vec<&str> = self.engines.iter().map(String::as_str).collect();
         let engines = if engines.is_empty() { "unknown".to_owned() } else { engines.join("+") };
         let at_most = if self.hosts == 1 { "" } else { "at most " };
+        let slice = match self.unbroken_ns_max {
+            0 => String::new(),
+            slice => format!(", longest slice {}", elapsed(slice)),
+        };
         Some(format!(
-            "{engines} engine, {} cgroups visited; {at_most}flush {}, walk {}, cgroup_mutex held {}",
+            "{engines} engine, {} cgroups visited; {at_most}flush {}, walk {}{slice}, cgroup_mutex held {}",
             self.cgroups_visited,
             elapsed(self.flush_ns_max),
             elapsed(self.walk_ns_max),

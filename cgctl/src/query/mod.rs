@@ -7,7 +7,8 @@ mod writer;
 use std::{collections::HashMap, io::Write};
 
 use cgfleet_proto::v1::{
-    CgroupOrder, HostResult, QueryRequest, WalkEnd, WalkSpec, host_result::Outcome, query_response::Event,
+    CgroupOrder, HostResult, QueryRequest, WalkEnd, WalkEngine, WalkSpec, host_result::Outcome,
+    query_response::Event,
 };
 use tonic::Code;
 
@@ -30,6 +31,8 @@ pub(crate) async fn run(args: QueryArgs, calls: &Calls) -> Result<Exit, Error> {
         read_mask: args.fields.read_mask(),
         limit: args.limit.unwrap_or_default(),
         stop_at: args.stop_at,
+        engine: args.engine.map_or(WalkEngine::Unspecified, WalkEngine::from).into(),
+        max_depth: args.max_depth,
     };
     let mut answer = match Answerer::from(args.hosts) {
         Answerer::Agent(address) => Answer::of_agent(&calls.agent(&address)?, spec).await?,

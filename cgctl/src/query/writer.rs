@@ -184,6 +184,8 @@ struct Ending<'a> {
     flush_ns: u64,
     walk_ns: u64,
     cgroup_mutex_held_ns_max: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unbroken_ns_max: Option<u64>,
 }
 
 impl<'a> Ending<'a> {
@@ -199,6 +201,7 @@ impl<'a> Ending<'a> {
             flush_ns: summary.flush_ns,
             walk_ns: summary.walk_ns,
             cgroup_mutex_held_ns_max: summary.cgroup_mutex_held_ns_max,
+            unbroken_ns_max: summary.unbroken_ns_max,
         }
     }
 }

@@ -10,6 +10,8 @@ pub(super) struct Machine {
     cpus: usize,
     cpu_model: String,
     date: String,
+    /// Before the benchmark began: what else ran.
+    load_average_1m: f64,
     profile: &'static str,
 }
 
@@ -19,11 +21,14 @@ impl Machine {
         let cpu_info = read("/proc/cpuinfo")?;
         let mut pairs = cpu_info.lines().filter_map(|line| line.split_once(':'));
         let model = pairs.find(|(key, _)| key.trim() == "model name").map(|(_, model)| model.trim());
+        let load_average = read("/proc/loadavg")?;
+        let load_average_1m = load_average.split(' ').next().context("/proc/loadavg is empty")?;
         Ok(Self {
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             cpus: thread::available_parallelism()?.get(),
             cpu_model: model.unwrap_or("unknown").to_owned(),
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            load_average_1m: load_average_1m.parse().context("parse /proc/loadavg")?,
             profile: if cfg!(debug_assertions) { "dev" } else { "release" },
         })
     }
@@ -34,6 +39,7 @@ impl Machine {
             "cpus": self.cpus,
             "cpu_model": self.cpu_model,
             "date": self.date,
+            "load_average_1m": self.load_average_1m,
             "profile": self.profile,
         })
     }
@@ -41,7 +47,10 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kernel, cpus, cpu_model, date, profile } = self;
-        write!(f, "kernel {kernel}, {cpus} CPUs ({cpu_model}), {date}, {profile} profile")
+        let Self { kernel, cpus, cpu_model, date, load_average_1m, profile } = self;
+        write!(
+            f,
+            "kernel {kernel}, {cpus} CPUs ({cpu_model}), {date}, load {load_average_1m}, {profile} profile"
+        )
     }
 }

@@ -52,8 +52,8 @@ fn of_hierarchy(hierarchy: &str, target: CgroupTarget) -> CgroupTarget {
     CgroupTarget { hierarchy: hierarchy.to_owned(), ..target }
 }
 
-fn reading(field: &str) -> Option<FieldMask> {
-    Some(FieldMask { paths: vec![field.to_owned()] })
+fn reading(field: &str) -> FieldMask {
+    FieldMask { paths: vec![field.to_owned()] }
 }
 
 /// Specifications that no agent and no server takes.
@@ -64,7 +64,7 @@ fn bad_specs() -> Vec<(Option<WalkSpec>, Refusal<'static>)> {
         (Some(WalkSpec { order: 0, ..root() }), invalid(&["spec.order", "CGROUP_ORDER_"])),
         (Some(WalkSpec { order: 99, ..root() }), invalid(&["spec.order", "\"99\"", "CGROUP_ORDER_"])),
         (
-            Some(WalkSpec { read_mask: reading("disk"), ..root() }),
+            Some(WalkSpec { read_mask: Some(reading("disk")), ..root() }),
             invalid(&["read_mask", "\"disk\"", "allowed: cpu, cpu.usage_usec"]),
         ),
     ]
@@ -241,7 +241,10 @@ fn bad_pasts() -> Vec<(QueryHistoryRequest, Refusal<'static>)> {
         (of(by_path("a")), invalid(&["target.path", "\"a\"", "begins with /"])),
         (of(both), invalid(&["target.path", "\"/a\"", "not both"])),
         (of(of_hierarchy("memory", by_path("/"))), invalid(&["target.hierarchy", "\"memory\"", "empty"])),
-        (QueryHistoryRequest { read_mask: reading("disk"), ..root() }, invalid(&["read_mask", "\"disk\""])),
+        (
+            QueryHistoryRequest { read_mask: Some(reading("disk")), ..root() },
+            invalid(&["read_mask", "\"disk\""]),
+        ),
         (
             QueryHistoryRequest { since: at(2), until: at(1), ..root() },
             invalid(&["since", "1970-01-01T00:00:02Z", "a moment before until (1970-01-01T00:00:01Z)"]),

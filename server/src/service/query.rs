@@ -105,7 +105,7 @@ pub(super) fn flush(
 
 fn flush_response((host, outcome): HostFlushed) -> FleetServiceFlushResponse {
     let outcome = match outcome {
-        Ok(AgentServiceFlushResponse { cgroup_id, path, flush_ns, flushed_at }) => {
+        Ok(AgentServiceFlushResponse { cgroup_id, path, flush_ns, flushed_at, .. }) => {
             fleet_service_flush_response::Outcome::Flush(HostFlush { cgroup_id, path, flush_ns, flushed_at })
         }
         Err(error) => fleet_service_flush_response::Outcome::Error(error.into()),

@@ -38,6 +38,7 @@ fn complete(host: &str, rows: u64) -> HostResult {
         flush_ns: 5,
         walk_ns: 6,
         cgroup_mutex_held_ns_max: 11,
+        unbroken_ns_max: None,
         truncated_by: String::new(),
     };
     let outcome = Some(host_result::Outcome::Summary(summary));
