@@ -20,6 +20,9 @@ pub const DAEMON: Daemon = Daemon {
 /// The kernel ends an iterator's read after so many objects (kernel/bpf/bpf_iter.c, MAX_ITER_OBJECTS).
 const WALK_ROWS_LIMIT: u32 = 1_000_000;
 
+/// A walk upward is one slice, so a slice has room for the deepest tree.
+const WALK_ROWS_MIN: u32 = 256;
+
 /// The agent's configuration.
 #[derive(Debug, Clone, confique::Config)]
 pub struct AgentConfig {
@@ -32,6 +35,10 @@ pub struct AgentConfig {
     /// The directory that keeps the host's id. Created if it is missing.
     #[config(default = "/var/lib/cgfleet-agent")]
     pub state_dir: PathBuf,
+    /// The user that an agent started as root becomes, once it has done all that needs privilege. A user
+    /// of its own is better than nobody, which others may be too.
+    #[config(default = "nobody")]
+    pub user: String,
     /// The host's name in answers. Unset means the kernel's host name.
     pub hostname: Option<String>,
     /// The server to register with (http://host:port). Unset means that nobody is told.
@@ -41,14 +48,15 @@ pub struct AgentConfig {
     /// Time between two ticks of a subscription; 100ms to 1h.
     #[config(default = "10s")]
     pub sample_interval: HumanDuration,
-    /// The most cgroups that one walk returns; 1 to 1000000. Costs 40 bytes each.
+    /// The most cgroups of one slice, and the most that the locked engine returns; 256 to 1000000.
+    /// Costs 48 bytes each.
     #[config(default = 65536)]
     pub walk_rows_max: u32,
     /// The longest that a walk keeps its CPU without a point to reschedule; 10us to 10ms.
     #[config(default = "200us")]
     pub walk_slice_max: HumanDuration,
-    /// The most names of new cgroups that one walk brings; a walk that meets more is repeated. Costs
-    /// 272 bytes each; 1 to 1000000.
+    /// The most names of new cgroups of one slice, and the deepest tree; 256 to 1000000. Costs 272 bytes
+    /// each.
     #[config(default = 8192)]
     pub walk_names_max: u32,
     /// The most requests that wait for the walker; more are refused. 1 to 65536.
@@ -67,17 +75,14 @@ pub struct AgentConfig {
 
 impl Checked for AgentConfig {
     fn check(&self) -> Result<(), InvalidValue> {
-        let within = |field, value: u32, max: u32| {
-            if (1..=max).contains(&value) {
-                Ok(())
-            } else {
-                Err(InvalidValue::new(field, format!("1 to {max}")))
-            }
+        let within = |field, value: u32, min: u32, max: u32| {
+            let allowed = || InvalidValue::new(field, format!("{min} to {max}"));
+            if (min..=max).contains(&value) { Ok(()) } else { Err(allowed()) }
         };
-        within("walk_rows_max", self.walk_rows_max, WALK_ROWS_LIMIT)?;
-        within("walk_names_max", self.walk_names_max, WALK_ROWS_LIMIT)?;
-        within("walk_queue_max", self.walk_queue_max, 65_536)?;
-        within("subscribers_max", self.subscribers_max, 65_536)?;
+        within("walk_rows_max", self.walk_rows_max, WALK_ROWS_MIN, WALK_ROWS_LIMIT)?;
+        within("walk_names_max", self.walk_names_max, WALK_ROWS_MIN, WALK_ROWS_LIMIT)?;
+        within("walk_queue_max", self.walk_queue_max, 1, 65_536)?;
+        within("subscribers_max", self.subscribers_max, 1, 65_536)?;
         let interval_ms = self.sample_interval.get().as_millis();
         if !(100..=3_600_000).contains(&interval_ms) {
             return Err(InvalidValue::new("sample_interval", "100ms to 1h"));

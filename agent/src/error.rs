@@ -24,10 +24,6 @@ impl From<WalkError> for WireError {
             WalkError::StopAtElsewhere { stop_at, .. } => {
                 Self::invalid_field("spec.stop_at", stop_at, "a cgroup in the hierarchy of spec.target")
             }
-            WalkError::Unnamed { .. } => {
-                Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
-                    .with("limit", "walk_names_max")
-            }
             WalkError::QueueFull { queue_max } => {
                 Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
                     .with("limit", "walk_queue_max")

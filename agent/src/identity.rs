@@ -34,7 +34,6 @@ impl Identity {
             let path = path.to_owned();
             move |source| IdentityError::File { path, source }
         };
-        fs::create_dir_all(state_dir).map_err(at(state_dir))?;
         let lock = lock(state_dir)?;
         let host_id = load_or_make_host_id(&state_dir.join("host-id"))?;
         let boot_id = read_uuid(Path::new("/proc/sys/kernel/random/boot_id"))?;

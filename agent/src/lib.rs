@@ -1,6 +1,6 @@
 //! The agent of one host: walks its cgroups in the kernel and answers gRPC.
 //!
-//! main → [`run`] → service → sampler → walker → kernel and cgroupfs, never back.
+//! main → [`Prepared`], [`run`] → service → sampler → walker → kernel and cgroupfs, never back.
 
 pub mod cgroupfs;
 pub mod config;
@@ -12,14 +12,15 @@ mod sampler;
 mod service;
 pub mod walker;
 
-use std::{io, sync::Arc};
+use std::{io, net::TcpListener, sync::Arc};
 
 use cgfleet_proto::v1::{Host, agent_service_server::AgentServiceServer};
 use cgfleet_rpc::{
     channel::{self, InvalidTarget},
+    listen::{self, Exposure, ListenError},
     serve::{self, ServeError},
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -33,30 +34,42 @@ use crate::{
     walker::{Engine, Walker},
 };
 
-/// Cgroups whose names the kernel side remembers, for each row of the largest walk: room for those
-/// that come and go between two tidyings.
-const KNOWN_PER_ROW: u32 = 4;
+/// What takes privilege to make and none to use: a loaded BPF program is attached through its descriptor
+/// (kernel/bpf/syscall.c, link_create, checks no capability for iterators).
+#[derive(Debug)]
+pub struct Prepared {
+    listener: TcpListener,
+    kernel: Kernel,
+}
 
-/// Runs an agent on `listener` until `shutdown`.
+impl Prepared {
+    /// Binds the listener and loads every program that may ever be attached.
+    pub fn new(config: &AgentConfig) -> Result<Self, AgentError> {
+        let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure))?;
+        let bounds = Bounds {
+            records_max: config.walk_rows_max,
+            names_max: config.walk_names_max,
+            slice_max: config.walk_slice_max.get(),
+        };
+        Ok(Self { listener, kernel: Kernel::load(bounds)? })
+    }
+}
+
+/// Runs a prepared agent until `shutdown`. Its state directory exists.
 pub async fn run(
     config: AgentConfig,
-    listener: TcpListener,
+    prepared: Prepared,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
+    let Prepared { listener, kernel } = prepared;
     let (identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
     let address = listener.local_addr().map_err(AgentError::Thread)?.to_string();
     let address = config.advertise_address.clone().unwrap_or(address);
     let server =
         config.server_url.as_deref().map(channel::connect_lazy).transpose().map_err(AgentError::ServerUrl)?;
 
-    let bounds = Bounds {
-        records_max: config.walk_rows_max,
-        names_max: config.walk_names_max,
-        known_max: config.walk_rows_max.saturating_mul(KNOWN_PER_ROW),
-        slice_max: config.walk_slice_max.get(),
-    };
     let hierarchies = Hierarchies::read()?;
-    let engine = Engine::new(Kernel::load(bounds)?, hierarchies.clone(), bounds);
+    let engine = Engine::new(kernel, hierarchies.clone());
     let walker = Walker::start(engine, config.walk_queue_max as usize).map_err(AgentError::Thread)?;
     let sampler = Sampler::start(walker.clone(), config.sample_interval.get(), shutdown.clone());
 
@@ -93,6 +106,9 @@ fn host(identity: &Identity, address: &str) -> Host {
 /// An agent that cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
+    /// It cannot listen.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// It has no identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),

@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use cgfleet_agent::{
+    Prepared,
     config::{AgentConfig, DAEMON},
     run,
 };
-use cgfleet_rpc::{
-    listen::{self, Exposure},
-    shutdown, trace,
-};
+use cgfleet_privileges::RunAs;
+use cgfleet_rpc::{shutdown, trace};
+use tokio::runtime::Runtime;
 
 fn main() -> ExitCode {
     let config = match cgfleet_config::load_process::<AgentConfig>(&DAEMON) {
@@ -27,10 +27,16 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn start(config: AgentConfig) -> anyhow::Result<()> {
+/// Does what needs privilege, then gives up every privilege, then starts threads and touches what others
+/// may have a hand in.
+fn start(config: AgentConfig) -> anyhow::Result<()> {
     trace::init(DAEMON.name, &config.log, config.log_format)?;
-    let shutdown = shutdown::on_signal().map_err(|error| anyhow!("install signal handlers: {error}"))?;
-    let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure)).await?;
-    Ok(run(config, listener, shutdown).await?)
+    let mut run_as = RunAs::resolve(&config.user)?;
+    let prepared = Prepared::new(&config)?;
+    run_as.own_directory(&config.state_dir)?;
+    run_as.drop_privileges()?;
+    Runtime::new().map_err(|error| anyhow!("start threads: {error}"))?.block_on(async {
+        let shutdown = shutdown::on_signal().map_err(|error| anyhow!("install signal handlers: {error}"))?;
+        Ok(run(config, prepared, shutdown).await?)
+    })
 }

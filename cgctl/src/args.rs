@@ -164,7 +164,7 @@ pub(crate) struct QueryArgs {
     pub(crate) limit: Option<u32>,
 
     /// Visit so many levels below TARGET; 0 is TARGET alone
-    #[arg(long, value_name = "LEVELS")]
+    #[arg(long, value_name = "LEVELS", value_parser = parse_levels, allow_negative_numbers = true)]
     pub(crate) max_depth: Option<u32>,
 
     /// How the walk is done; the agent chooses if this is not given
@@ -236,6 +236,14 @@ fn parse_limit(text: &str) -> Result<u32, InvalidLimit> {
 #[derive(Debug, thiserror::Error)]
 #[error("allowed: a number of cgroups, 1 to {}", u32::MAX)]
 struct InvalidLimit;
+
+fn parse_levels(text: &str) -> Result<u32, InvalidLevels> {
+    text.parse().map_err(|_| InvalidLevels)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("allowed: a number of levels, 0 to {}", u32::MAX)]
+struct InvalidLevels;
 
 fn parse_timeout(text: &str) -> Result<Duration, InvalidTimeout> {
     let timeout = humantime::parse_duration(text).map_err(|_| InvalidTimeout)?;

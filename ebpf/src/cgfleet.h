@@ -59,22 +59,16 @@ struct cg_record {
 	__u32 level;
 	__u32 valid; /* enum cg_group */
 	__u32 name_hash; /* kernfs's own hash; changes when a cgroup is renamed */
+	__u64 serial; /* of its css: grows from cgroup to cgroup, host-wide */
 	__u64 cpu_usage_ns; /* CG_GROUP_CPU */
 };
 
-/* The name of a cgroup that was not seen before. */
+/* The name of a cgroup. */
 struct cg_name {
 	__u64 id;
 	__u32 hierarchy_id;
 	__u32 length; /* without the NUL */
 	__u8 name[CG_NAME_BYTES];
-};
-
-/* Key of the map of cgroups whose name the agent has; its value is name_hash. */
-struct cg_key {
-	__u64 id;
-	__u32 hierarchy_id;
-	__u32 padding;
 };
 
 /*
@@ -84,6 +78,7 @@ struct cg_key {
 struct cg_walk {
 	/* Request. */
 	__u64 stop_at_id; /* end after this cgroup; 0: never */
+	__u64 names_from; /* name cgroups with this serial or a higher one */
 	__u32 limit; /* end after so many records; 0: never */
 	__u32 groups; /* enum cg_group */
 	__u32 records_max; /* entries of the record array */
@@ -113,15 +108,15 @@ struct cg_walk {
 	__u64 walk_ns;
 	__u32 records;
 	__u32 names;
-	__u32 names_dropped; /* new cgroups that the name array had no room for */
+	__u32 padding;
 	__u32 end; /* enum cg_end */
 
 	/* Answer of walk_unlocked: the cgroup behind which the slice ended. */
 	__u64 cursor_id;
 	__u64 cursor_parent_id;
-	__u64 cursor_serial; /* css serial_nr: siblings are in its order */
+	__u64 cursor_serial; /* siblings are in the order of their serials */
 	__u32 cursor_at; /* enum cg_at */
-	__u32 padding;
+	__u32 padding2;
 
 	__u64 session_held_ns; /* time for which the session held cgroup_mutex */
 

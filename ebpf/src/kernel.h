@@ -72,6 +72,16 @@ struct bpf_iter__cgroup {
 
 #pragma clang attribute pop
 
+extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
+
+/*
+ * Reads a chain of pointers: with loads that the verifier knows the types of,
+ * or, where it does not, with a helper for each. probed is a constant.
+ */
+#define READ(probed, src, a, ...)                        \
+	((probed) ? BPF_CORE_READ(src, a, ##__VA_ARGS__) \
+		  : ___arrow(src, a, ##__VA_ARGS__))
+
 /* Newer libbpf headers have it; the agent makes it a constant before loading. */
 #ifndef bpf_ksym_exists
 #define bpf_ksym_exists(sym) (!!(sym))

@@ -21,12 +21,11 @@ pub const WALK_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/walk.bp
 
 #[cfg(test)]
 mod tests {
-    use super::abi::{cg_key, cg_name, cg_record, cg_walk};
+    use super::abi::{cg_name, cg_record, cg_walk};
 
     #[test]
     fn records_have_no_hidden_padding_and_fit_cache_lines() {
-        assert_eq!(size_of::<cg_record>(), 40);
-        assert_eq!(size_of::<cg_key>(), 16);
+        assert_eq!(size_of::<cg_record>(), 48);
         assert_eq!(size_of::<cg_name>(), 272);
         assert_eq!(size_of::<cg_walk>() % 8, 0);
     }

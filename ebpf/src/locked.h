@@ -11,8 +11,10 @@
 SEC("iter.s/cgroup")
 int walk_locked(struct bpf_iter__cgroup *ctx)
 {
+	struct cgroup_subsys_state *parent;
 	struct cgroup *cgrp = ctx->cgroup;
 	struct cg_walk *w = the_walk();
+	struct place place = {};
 
 	if (!w)
 		return 0;
@@ -26,7 +28,12 @@ int walk_locked(struct bpf_iter__cgroup *ctx)
 	}
 	if (!w->first_visit_ns)
 		w->first_visit_ns = bpf_ktime_get_ns();
-	w->end = record_cgroup(w, cgrp);
+	parent = cgrp->self.parent;
+	if (parent)
+		place.parent_id = parent->cgroup->kn->id;
+	place.hierarchy_id = cgrp->root->hierarchy_id;
+	place.level = cgrp->level;
+	w->end = record_cgroup(w, cgrp, &place, false);
 	return w->end != 0;
 }
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR MIT OR Apache-2.0) */
 /*
  * The maps of a walk, and how one cgroup becomes one record: shared by both
- * engines. Cgroups are read by address, so that it does not matter to the
- * verifier how an engine came to them.
+ * engines.
  */
 #ifndef CGFLEET_RECORD_H
 #define CGFLEET_RECORD_H
@@ -27,7 +26,7 @@ struct {
 	__type(value, struct cg_record);
 } records SEC(".maps");
 
-/* What does not fit is counted in names_dropped, and comes with a later walk. */
+/* An unlocked walk ends its slice when it is full; a locked one sends no names. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -36,18 +35,6 @@ struct {
 	__type(value, struct cg_name);
 } names SEC(".maps");
 
-/*
- * Cgroups whose name the agent has. When it is full, names are sent again at
- * each walk: slower, and still right. The agent removes what is gone.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1);
-	__type(key, struct cg_key);
-	__type(value, __u32);
-} known SEC(".maps");
-
 static __always_inline struct cg_walk *the_walk(void)
 {
 	__u32 zero = 0;
@@ -55,35 +42,26 @@ static __always_inline struct cg_walk *the_walk(void)
 	return bpf_map_lookup_elem(&walk, &zero);
 }
 
-/* Writes the name of a cgroup that the agent does not know, or not by it. */
-static __always_inline void record_name(struct cg_walk *w, struct cgroup *cgrp,
-					const struct cg_record *record)
+static __always_inline void
+record_name(struct cg_walk *w, const struct cg_record *record, const char *text)
 {
-	struct cg_key key = { .id = record->id,
-			      .hierarchy_id = record->hierarchy_id };
-	__u32 *known_hash, hash = record->name_hash, slot = w->names;
+	__u32 slot = w->names;
 	struct cg_name *name;
 	long length;
 
-	known_hash = bpf_map_lookup_elem(&known, &key);
-	if (known_hash && *known_hash == hash)
-		return;
 	name = bpf_map_lookup_elem(&names, &slot);
-	if (!name || slot >= w->names_max) {
-		w->names_dropped++;
+	if (!name || slot >= w->names_max)
 		return;
-	}
-	length = bpf_probe_read_kernel_str(name->name, sizeof(name->name),
-					   BPF_CORE_READ(cgrp, kn, name));
+	length =
+		bpf_probe_read_kernel_str(name->name, sizeof(name->name), text);
 	name->id = record->id;
 	name->hierarchy_id = record->hierarchy_id;
 	name->length = length > 0 ? length - 1 : 0;
 	w->names = slot + 1;
-	bpf_map_update_elem(&known, &key, &hash, BPF_ANY);
 }
 
 static __always_inline void record_cpu(struct cg_record *record,
-				       struct cgroup *cgrp)
+				       struct cgroup *cgrp, bool probed)
 {
 	/*
 	 * rstat keeps it for v2 cgroups below the root; elsewhere the field is
@@ -92,31 +70,44 @@ static __always_inline void record_cpu(struct cg_record *record,
 	if (record->hierarchy_id != 0 || record->level == 0)
 		return;
 	record->cpu_usage_ns =
-		BPF_CORE_READ(cgrp, bstat.cputime.sum_exec_runtime);
+		READ(probed, cgrp, bstat.cputime.sum_exec_runtime);
 	record->valid |= CG_GROUP_CPU;
 }
 
+/* Where a cgroup is, as far as its engine knows without reading it again. */
+struct place {
+	__u64 parent_id;
+	__u32 hierarchy_id;
+	__u32 level;
+};
+
 /* Records one cgroup, and says why the walk ends behind it; 0 if it does not. */
 static __always_inline __u32 record_cgroup(struct cg_walk *w,
-					   struct cgroup *cgrp)
+					   struct cgroup *cgrp,
+					   const struct place *place,
+					   bool probed)
 {
 	struct cg_record *record;
+	struct kernfs_node *kn;
 	__u32 slot = w->records;
 
 	record = bpf_map_lookup_elem(&records, &slot);
 	if (!record || slot >= w->records_max)
 		return CG_END_RECORDS_FULL;
 	w->visited++;
-	record->id = BPF_CORE_READ(cgrp, kn, id);
-	/* A failed read gives 0: the root has no parent. */
-	record->parent_id = BPF_CORE_READ(cgrp, self.parent, cgroup, kn, id);
-	record->hierarchy_id = BPF_CORE_READ(cgrp, root, hierarchy_id);
-	record->level = BPF_CORE_READ(cgrp, level);
-	record->name_hash = BPF_CORE_READ(cgrp, kn, hash);
+	kn = READ(probed, cgrp, kn);
+	record->id = READ(probed, kn, id);
+	record->parent_id = place->parent_id;
+	record->hierarchy_id = place->hierarchy_id;
+	record->level = place->level;
+	record->name_hash = READ(probed, kn, hash);
+	record->serial = READ(probed, cgrp, self.serial_nr);
 	record->valid = 0;
 	if (w->groups & CG_GROUP_CPU)
-		record_cpu(record, cgrp);
-	record_name(w, cgrp, record);
+		record_cpu(record, cgrp, probed);
+	/* A root's serial is 0. */
+	if (record->serial >= w->names_from)
+		record_name(w, record, READ(probed, kn, name));
 	w->records = slot + 1;
 	if (record->id == w->stop_at_id)
 		return CG_END_STOP_AT;

@@ -21,60 +21,94 @@
 /* Never reached: a slice ends long before, by its records or by its time. */
 #define STEPS_MAX	 (1 << 22)
 
-/*
- * A slice under way: a cgroup, and where the walk stands with respect to it.
- * BPF_CORE_READ takes a copy of css: it would relocate this struct as well.
- */
+#define CSS_CHILDREN bpf_core_field_offset(struct cgroup_subsys_state, children)
+#define CSS_SIBLING  bpf_core_field_offset(struct cgroup_subsys_state, sibling)
+
+/* A slice under way: a cgroup, and where the walk stands with respect to it. */
 struct slice {
-	struct cgroup_subsys_state *css;
+	__u64 css;
+	__u64 parent; /* its css; 0: css is the root of its hierarchy */
 	__u64 started_ns;
+	struct place place; /* of css */
 	__u32 at; /* enum cg_at */
 };
 
-static __always_inline struct cgroup_subsys_state *
-sibling_of(struct list_head *entry, struct cgroup_subsys_state *parent)
+/* From 6.2 on the verifier can be told of what type an address is. */
+static __always_inline struct cgroup_subsys_state *css_at(__u64 address,
+							  bool probed)
 {
-	struct list_head *end =
-		__builtin_preserve_access_index(&parent->children);
-
-	if (!entry || entry == end)
-		return NULL;
-	return (void *)entry -
-	       bpf_core_field_offset(struct cgroup_subsys_state, sibling);
-}
-
-static __always_inline struct cgroup_subsys_state *
-first_child(struct cgroup_subsys_state *css)
-{
-	return sibling_of(BPF_CORE_READ(css, children.next), css);
-}
-
-static __always_inline struct cgroup_subsys_state *
-next_sibling(struct cgroup_subsys_state *css)
-{
-	return sibling_of(BPF_CORE_READ(css, sibling.next),
-			  BPF_CORE_READ(css, parent));
+	if (probed)
+		return (void *)address;
+	return bpf_rdonly_cast(
+		(void *)address,
+		bpf_core_type_id_kernel(struct cgroup_subsys_state));
 }
 
 /* Records the slice's cgroup if it is online. True: the slice ends behind it. */
-static __always_inline bool visit(struct cg_walk *w, struct slice *slice)
+static __always_inline bool visit(struct cg_walk *w, struct slice *slice,
+				  bool probed)
 {
-	struct cgroup_subsys_state *css = slice->css;
+	struct cgroup_subsys_state *css = css_at(slice->css, probed);
+	struct cgroup *cgrp = READ(probed, css, cgroup);
 
-	if (!(BPF_CORE_READ(css, flags) & CSS_ONLINE))
+	if (!(READ(probed, css, flags) & CSS_ONLINE))
 		return false;
-	w->end = record_cgroup(w, BPF_CORE_READ(css, cgroup));
+	w->end = record_cgroup(w, cgrp, &slice->place, probed);
 	if (w->end)
 		return true;
 	if (w->records < w->records_max && w->names < w->names_max &&
 	    ((w->records & (RECORDS_PER_LOOK - 1)) ||
 	     bpf_ktime_get_ns() - slice->started_ns < w->slice_ns_max))
 		return false;
-	w->cursor_id = BPF_CORE_READ(css, cgroup, kn, id);
-	w->cursor_parent_id = BPF_CORE_READ(css, parent, cgroup, kn, id);
-	w->cursor_serial = BPF_CORE_READ(css, serial_nr);
+	w->cursor_id = READ(probed, cgrp, kn, id);
+	w->cursor_parent_id = slice->place.parent_id;
+	w->cursor_serial = READ(probed, css, serial_nr);
 	w->cursor_at = slice->at;
 	w->end = CG_END_SLICE;
+	return true;
+}
+
+/* To the first child; false if there is none. */
+static __always_inline bool descend(struct slice *slice, bool probed)
+{
+	struct cgroup_subsys_state *css = css_at(slice->css, probed);
+	__u64 entry = (__u64)READ(probed, css, children.next);
+
+	if (!entry || entry == slice->css + CSS_CHILDREN)
+		return false;
+	slice->parent = slice->css;
+	slice->place.parent_id = READ(probed, css, cgroup, kn, id);
+	slice->place.level++;
+	slice->css = entry - CSS_SIBLING;
+	return true;
+}
+
+/* To the parent; false if there is none. */
+static __always_inline bool ascend(struct slice *slice, bool probed)
+{
+	struct cgroup_subsys_state *css, *parent;
+
+	if (!slice->parent)
+		return false;
+	slice->css = slice->parent;
+	slice->place.level--;
+	css = css_at(slice->css, probed);
+	parent = READ(probed, css, parent);
+	slice->parent = (__u64)parent;
+	slice->place.parent_id =
+		parent ? READ(probed, parent, cgroup, kn, id) : 0;
+	return true;
+}
+
+/* To the next sibling; false if there is none. */
+static __always_inline bool advance(struct slice *slice, bool probed)
+{
+	struct cgroup_subsys_state *css = css_at(slice->css, probed);
+	__u64 entry = (__u64)READ(probed, css, sibling.next);
+
+	if (!entry || !slice->parent || entry == slice->parent + CSS_CHILDREN)
+		return false;
+	slice->css = entry - CSS_SIBLING;
 	return true;
 }
 
@@ -87,101 +121,131 @@ static __always_inline bool is_visited_on_entering(const struct cg_walk *w,
 }
 
 /* One step of a walk downward. 1: the slice ends. */
-static __always_inline long step_down(struct cg_walk *w, struct slice *slice)
+static __always_inline long step_down(struct cg_walk *w, struct slice *slice,
+				      bool probed)
 {
-	struct cgroup_subsys_state *css = slice->css, *next = NULL;
-	__u32 level = BPF_CORE_READ(css, cgroup, level);
-
 	switch (slice->at) {
 	case CG_AT_ENTER:
 		slice->at = CG_AT_DESCEND;
-		return is_visited_on_entering(w, level) && visit(w, slice);
+		if (is_visited_on_entering(w, slice->place.level) &&
+		    visit(w, slice, probed))
+			return 1;
+		/* fallthrough */
 	case CG_AT_DESCEND:
 		slice->at = CG_AT_LEAVE;
-		if (level - w->start_level < w->max_depth)
-			next = first_child(css);
-		break;
+		if (slice->place.level - w->start_level < w->max_depth &&
+		    descend(slice, probed)) {
+			slice->at = CG_AT_ENTER;
+			return 0;
+		}
+		/* fallthrough */
 	case CG_AT_LEAVE:
 		slice->at = CG_AT_ADVANCE;
-		return w->order == CG_ORDER_DESCENDANTS_POST && visit(w, slice);
-	case CG_AT_ADVANCE:
-		if (BPF_CORE_READ(css, cgroup, kn, id) == w->start_id) {
+		if (w->order == CG_ORDER_DESCENDANTS_POST &&
+		    visit(w, slice, probed))
+			return 1;
+		/* fallthrough */
+	default:
+		if (slice->place.level == w->start_level) {
 			w->end = CG_END_COMPLETE;
 			return 1;
 		}
-		next = next_sibling(css);
-		if (!next) {
-			slice->css = BPF_CORE_READ(css, parent);
-			slice->at = CG_AT_LEAVE;
+		if (advance(slice, probed)) {
+			slice->at = CG_AT_ENTER;
+			return 0;
 		}
-		break;
+		slice->at = CG_AT_LEAVE;
+		return !ascend(slice, probed);
 	}
-	if (next) {
-		slice->css = next;
-		slice->at = CG_AT_ENTER;
-	}
-	return 0;
 }
 
 /* One step of a walk upward, or of one that goes nowhere. 1: the slice ends. */
-static __always_inline long step_up(struct cg_walk *w, struct slice *slice)
+static __always_inline long step_up(struct cg_walk *w, struct slice *slice,
+				    bool probed)
 {
-	struct cgroup_subsys_state *css = slice->css, *parent = NULL;
-
 	if (slice->at == CG_AT_ENTER) {
 		slice->at = CG_AT_ADVANCE;
-		return visit(w, slice);
+		if (visit(w, slice, probed))
+			return 1;
 	}
-	if (w->order == CG_ORDER_ANCESTORS_UP)
-		parent = BPF_CORE_READ(css, parent);
-	if (!parent) {
-		w->end = CG_END_COMPLETE;
-		return 1;
-	}
-	slice->css = parent;
 	slice->at = CG_AT_ENTER;
-	return 0;
+	if (w->order == CG_ORDER_ANCESTORS_UP && ascend(slice, probed))
+		return 0;
+	w->end = CG_END_COMPLETE;
+	return 1;
 }
 
 /*
  * One step among the children of a cgroup whose child at the cursor is gone:
- * siblings are in the order of their serial numbers.
+ * siblings are in the order of their serials.
  */
-static __always_inline long step_seek(struct cg_walk *w, struct slice *slice)
+static __always_inline long step_seek(struct cg_walk *w, struct slice *slice,
+				      bool probed)
 {
-	struct cgroup_subsys_state *css = slice->css, *next;
+	struct cgroup_subsys_state *css = css_at(slice->css, probed);
 
-	if (BPF_CORE_READ(css, serial_nr) > w->resume_serial) {
+	if (READ(probed, css, serial_nr) > w->resume_serial) {
 		slice->at = CG_AT_ENTER;
 		return 0;
 	}
-	next = next_sibling(css);
-	slice->css = next ?: BPF_CORE_READ(css, parent);
-	slice->at = next ? CG_AT_SEEK : CG_AT_LEAVE;
-	return 0;
+	if (advance(slice, probed))
+		return 0;
+	slice->at = CG_AT_LEAVE;
+	return !ascend(slice, probed);
 }
 
-static long step(__u32 index, void *data)
+static __always_inline long step(struct slice *slice, bool probed)
 {
-	struct slice *slice = data;
 	struct cg_walk *w = the_walk();
 
-	(void)index;
 	if (!w)
 		return 1;
 	if (slice->at == CG_AT_SEEK)
-		return step_seek(w, slice);
+		return step_seek(w, slice, probed);
 	if (w->order == CG_ORDER_SELF_ONLY || w->order == CG_ORDER_ANCESTORS_UP)
-		return step_up(w, slice);
-	return step_down(w, slice);
+		return step_up(w, slice, probed);
+	return step_down(w, slice, probed);
 }
 
-SEC("iter/cgroup")
-int walk_unlocked(struct bpf_iter__cgroup *ctx)
+static long step_typed(__u32 index, void *slice)
+{
+	(void)index;
+	return step(slice, false);
+}
+
+static long step_probed(__u32 index, void *slice)
+{
+	(void)index;
+	return step(slice, true);
+}
+
+/* The slice begins at the cgroup of this session. */
+static __always_inline void begin_slice(struct cg_walk *w, struct slice *slice)
+{
+	struct cgroup_subsys_state *css = (void *)w->session_css;
+	struct cgroup_subsys_state *parent = BPF_CORE_READ(css, parent);
+
+	slice->css = w->session_css;
+	slice->parent = (__u64)parent;
+	if (parent)
+		slice->place.parent_id = BPF_CORE_READ(parent, cgroup, kn, id);
+	slice->place.hierarchy_id =
+		BPF_CORE_READ(css, cgroup, root, hierarchy_id);
+	slice->place.level = BPF_CORE_READ(css, cgroup, level);
+	slice->at = w->resume_at;
+	if (!w->start_id) {
+		w->start_id = BPF_CORE_READ(css, cgroup, kn, id);
+		w->start_level = slice->place.level;
+	}
+	/* Without a child left, the cgroup itself is next to be left. */
+	if (slice->at == CG_AT_SEEK && !descend(slice, true))
+		slice->at = CG_AT_LEAVE;
+}
+
+static __always_inline int walk_slice(struct bpf_iter__cgroup *ctx, bool probed)
 {
 	struct cgroup *cgrp = ctx->cgroup;
 	struct cg_walk *w = the_walk();
-	struct cgroup_subsys_state *css, *child;
 	struct slice slice = {};
 
 	if (!w)
@@ -194,23 +258,28 @@ int walk_unlocked(struct bpf_iter__cgroup *ctx)
 	}
 	if (!w->session_css)
 		return 0;
-	css = (void *)w->session_css;
-	slice.css = css;
-	slice.at = w->resume_at;
 	slice.started_ns = bpf_ktime_get_ns();
 	w->session_held_ns = slice.started_ns - w->first_visit_ns;
-	if (!w->start_id) {
-		w->start_id = BPF_CORE_READ(css, cgroup, kn, id);
-		w->start_level = BPF_CORE_READ(css, cgroup, level);
-	}
-	if (slice.at == CG_AT_SEEK) {
-		child = first_child(css);
-		slice.at = child ? CG_AT_SEEK : CG_AT_LEAVE;
-		slice.css = child ?: css;
-	}
-	bpf_loop(STEPS_MAX, step, &slice, 0);
+	begin_slice(w, &slice);
+	if (probed)
+		bpf_loop(STEPS_MAX, step_probed, &slice, 0);
+	else
+		bpf_loop(STEPS_MAX, step_typed, &slice, 0);
 	w->walk_ns = bpf_ktime_get_ns() - slice.started_ns;
 	return 0;
+}
+
+SEC("iter/cgroup")
+int walk_unlocked(struct bpf_iter__cgroup *ctx)
+{
+	return walk_slice(ctx, false);
+}
+
+/* For 6.1, which has no bpf_rdonly_cast(). */
+SEC("iter/cgroup")
+int walk_probed(struct bpf_iter__cgroup *ctx)
+{
+	return walk_slice(ctx, true);
 }
 
 #endif

@@ -9,5 +9,6 @@ pub mod cli;
 pub mod daemon;
 pub mod fleet;
 pub mod network;
+pub mod privileges;
 pub mod wait;
 pub mod walk;

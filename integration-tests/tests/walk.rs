@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -211,20 +212,26 @@ async fn twenty_thousand_cgroups_come_once_each_before_their_children() -> Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_walk_past_the_agents_bound_says_so_and_an_unlocked_one_goes_on() -> Result<()> {
-    let agent = Start::agent()?.flag("--walk-rows-max", "5").flag("--walk-names-max", "2").start().await?;
+    let bounds = [("--walk-rows-max", "256"), ("--walk-names-max", "256"), ("--walk-slice-max", "10us")];
+    let agent = bounds
+        .iter()
+        .try_fold(Start::agent()?, |start, (flag, value)| Ok::<_, anyhow::Error>(start.flag(flag, value)));
+    let agent = agent?.start().await?;
     let tree = TestTree::v2()?;
-    for leaf in 0..8 {
+    for leaf in 0..1000 {
         tree.make(&format!("{leaf}"))?;
     }
     let mut locked = spec(by_path(tree.path("")), CgroupOrder::DescendantsPre);
     locked.set_engine(WalkEngine::Locked);
     let walked = walk(&agent, locked.clone()).await?;
-    assert_eq!((walked.summary.end(), walked.samples.len()), (WalkEnd::Truncated, 5));
+    assert_eq!((walked.summary.end(), walked.samples.len()), (WalkEnd::Truncated, 256));
     assert_eq!(walked.summary.truncated_by, "walk_rows_max");
     for order in [CgroupOrder::DescendantsPre, CgroupOrder::DescendantsPost, CgroupOrder::Children] {
         let walked = walk(&agent, spec(by_path(tree.path("")), order)).await?;
-        let expect = if order == CgroupOrder::Children { 8 } else { 9 };
+        let expect = if order == CgroupOrder::Children { 1000 } else { 1001 };
         assert_eq!((walked.summary.end(), walked.samples.len()), (WalkEnd::Complete, expect), "{order:?}");
+        let ids: HashSet<u64> = walked.samples.iter().map(|sample| sample.cgroup_id).collect();
+        assert_eq!(ids.len(), expect, "{order:?}: each once");
     }
     Ok(())
 }
@@ -233,7 +240,7 @@ async fn a_locked_walk_past_the_agents_bound_says_so_and_an_unlocked_one_goes_on
 /// there once, in order, and nothing else than what was made.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_cgroups_leaves_no_duplicate_and_no_orphan() -> Result<()> {
-    let agent = Start::agent()?.flag("--walk-rows-max", "7").flag("--walk-slice-max", "10us").start().await?;
+    let agent = Start::agent()?.flag("--walk-slice-max", "10us").start().await?;
     let tree = TestTree::v2()?;
     let mut steady: Vec<String> = Vec::new();
     for group in 0..10 {
@@ -303,7 +310,9 @@ async fn a_subscription_brings_whole_snapshots_in_sequence() -> Result<()> {
     let mut ticks = agent.agent()?.subscribe(SubscribeRequest::default()).await?.into_inner();
     let (mut sequences, mut rows, mut boottime_ns) = (Vec::new(), 0, 0);
     while sequences.len() < 4 {
-        match ticks.message().await?.context("the stream ended")?.event.context("an empty part")? {
+        let message =
+            tokio::time::timeout(Duration::from_secs(20), ticks.message()).await.context("no tick")??;
+        match message.context("the stream ended")?.event.context("an empty part")? {
             Event::Header(header) => {
                 assert!(header.boottime_ns > boottime_ns);
                 boottime_ns = header.boottime_ns;

@@ -1,8 +1,12 @@
 //! Binding a listener, and the rule on who may reach it without TLS.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+};
 
-use tokio::net::TcpListener;
+/// Connections that may wait to be accepted: a fleet that finds its server again calls all at once.
+const BACKLOG: i32 = 1024;
 
 /// Whether a listener without TLS may be reached from other hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +25,20 @@ impl Exposure {
 }
 
 /// Binds `address`; refuses one that other hosts can reach unless `exposure` allows it.
-pub async fn bind(address: SocketAddr, exposure: Exposure) -> Result<TcpListener, ListenError> {
+///
+/// Needs no runtime: a port may take a privilege that is gone when the runtime starts.
+pub fn bind(address: SocketAddr, exposure: Exposure) -> Result<TcpListener, ListenError> {
     if exposure == Exposure::LoopbackOnly && !address.ip().is_loopback() {
         return Err(ListenError::Exposed { address });
     }
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+    let listen = || -> io::Result<TcpListener> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        // The standard library's backlog is 128; listening again changes that alone (net/ipv4/af_inet.c, inet_listen).
+        rustix::net::listen(&listener, BACKLOG)?;
+        Ok(listener)
+    };
+    listen().map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => ListenError::PortTaken { address },
         _ => ListenError::Bind { address, source },
     })
@@ -66,19 +79,19 @@ pub enum ListenError {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn other_hosts_reach_a_listener_only_when_told_so() {
+    #[test]
+    fn other_hosts_reach_a_listener_only_when_told_so() {
         let any: SocketAddr = "0.0.0.0:0".parse().unwrap();
-        let refused = bind(any, Exposure::LoopbackOnly).await.unwrap_err();
+        let refused = bind(any, Exposure::LoopbackOnly).unwrap_err();
         assert!(refused.to_string().contains("--insecure"), "{refused}");
-        bind(any, Exposure::AnywhereInsecure).await.unwrap();
+        bind(any, Exposure::AnywhereInsecure).unwrap();
     }
 
-    #[tokio::test]
-    async fn a_taken_port_is_named() {
-        let first = bind("127.0.0.1:0".parse().unwrap(), Exposure::LoopbackOnly).await.unwrap();
+    #[test]
+    fn a_taken_port_is_named() {
+        let first = bind("127.0.0.1:0".parse().unwrap(), Exposure::LoopbackOnly).unwrap();
         let address = first.local_addr().unwrap();
-        let refused = bind(address, Exposure::LoopbackOnly).await.unwrap_err();
+        let refused = bind(address, Exposure::LoopbackOnly).unwrap_err();
         assert!(refused.to_string().contains(&format!("{address}: the port is taken")), "{refused}");
     }
 }

@@ -1,10 +1,9 @@
 //! What every gRPC server here offers beside its own services: health, reflection, a span a
 //! request, and a graceful end.
 
-use std::time::Duration;
+use std::{io, net::TcpListener, time::Duration};
 
 use cgfleet_proto::FILE_DESCRIPTOR_SET;
-use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
@@ -25,7 +24,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests under way may go on after the process was asked to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves `services` on `listener` until `shutdown`, then lets requests under way end, bounded.
+/// Serves `services` on `listener`, as [`bind`](crate::listen::bind) gives it, until `shutdown`, then lets requests under way end, bounded.
 ///
 /// `names` are the full names of the services, for `grpc.health.v1`.
 pub async fn serve(
@@ -34,6 +33,7 @@ pub async fn serve(
     names: &[&str],
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(ServeError::Listener)?;
     let (reporter, health) = tonic_health::server::health_reporter();
     for name in names {
         reporter.set_service_status(*name, tonic_health::ServingStatus::Serving).await;
@@ -90,6 +90,9 @@ fn reflection(names: &[&str]) -> tonic_reflection::server::Builder<'static> {
 /// A gRPC server that cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// The listener cannot be waited on.
+    #[error("serve gRPC: {0}")]
+    Listener(io::Error),
     /// The listener or a connection failed.
     #[error("serve gRPC: {0}")]
     Transport(#[from] tonic::transport::Error),

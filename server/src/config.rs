@@ -28,15 +28,16 @@ pub struct ServerConfig {
     /// The directory that keeps the private Postgres. Created if it is missing.
     #[config(default = "/var/lib/cgfleet-server")]
     pub state_dir: PathBuf,
+    /// The user that a server started as root becomes at once, and its private Postgres with it. The
+    /// package postgresql makes the user postgres.
+    #[config(default = "postgres")]
+    pub user: String,
     /// The Postgres to use (postgres://user:password@host:port/database). Unset means a private one
     /// in state_dir.
     #[config(env = "DATABASE_URL")]
     pub database_url: Option<String>,
     /// Where initdb and postgres are, for the private Postgres. Unset means the usual places.
     pub postgres_bin_dir: Option<PathBuf>,
-    /// The user that the private Postgres runs as when the server runs as root.
-    #[config(default = "postgres")]
-    pub postgres_user: String,
     /// The most connections to Postgres; 2 to 1000.
     #[config(default = 16)]
     pub postgres_connections_max: u32,

@@ -11,11 +11,10 @@ pub mod private_postgres;
 mod service;
 pub mod store;
 
-use std::sync::Arc;
+use std::{net::TcpListener, sync::Arc};
 
 use cgfleet_proto::v1::fleet_service_server::FleetServiceServer;
 use cgfleet_rpc::serve::{self, ServeError};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -28,7 +27,7 @@ use crate::{
     store::{Database, Store, StoreError, StoreLimits},
 };
 
-/// Runs a server on `listener` until `shutdown`.
+/// Runs a server on `listener` until `shutdown`. Its state directory exists, if it is to run a Postgres.
 pub async fn run(
     config: ServerConfig,
     listener: TcpListener,
@@ -40,7 +39,6 @@ pub async fn run(
     let options = PrivatePostgresOptions {
         state_dir: config.state_dir.clone(),
         bin_dir: config.postgres_bin_dir.clone(),
-        user: config.postgres_user.clone(),
     };
     let mut postgres = tokio::select! {
         started = PrivatePostgres::start(&options) => started?,

@@ -68,12 +68,4 @@ pub enum KernelError {
         /// The ABI's number.
         end: u32,
     },
-    /// A map could not be updated.
-    #[error("forget cgroup {id}: {cause}")]
-    Forget {
-        /// The cgroup's id.
-        id: u64,
-        /// The loader's answer.
-        cause: String,
-    },
 }

@@ -4,11 +4,11 @@ use std::{io, time::Duration};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData},
+    maps::Map,
     programs::{Iter, ProgramFd},
 };
 use aya_obj::btf::BtfKind;
-use cgfleet_ebpf::abi::{cg_key, cg_name, cg_record, cg_walk};
+use cgfleet_ebpf::abi::{cg_name, cg_record, cg_walk};
 
 use super::{LoadError, kfunc, mapped::MappedArray};
 
@@ -17,21 +17,11 @@ use super::{LoadError, kfunc, mapped::MappedArray};
 pub struct Bounds {
     /// The most rows of one walk.
     pub records_max: u32,
-    /// The most names of new cgroups that one walk can bring.
+    /// The most names of one slice.
     pub names_max: u32,
-    /// The most cgroups whose names need not be sent again.
-    pub known_max: u32,
     /// The longest that an unlocked walk keeps its CPU without a point to reschedule.
     pub slice_max: Duration,
 }
-
-/// `cg_key` as a key of aya's.
-#[derive(Debug, Clone, Copy)]
-#[repr(transparent)]
-pub(super) struct Key(pub(super) cg_key);
-
-// SAFETY: cg_key is plain integers without padding (its last field is named so).
-unsafe impl aya::Pod for Key {}
 
 /// The loaded programs, and their maps as memory.
 #[derive(Debug)]
@@ -42,7 +32,6 @@ pub(super) struct Programs {
     pub(super) walk: MappedArray<cg_walk>,
     pub(super) records: MappedArray<cg_record>,
     pub(super) names: MappedArray<cg_name>,
-    pub(super) known: HashMap<MapData, Key, u32>,
     /// Keeps the programs loaded.
     _object: Ebpf,
 }
@@ -59,18 +48,18 @@ impl Programs {
             .btf(Some(&btf))
             .map_max_entries("records", bounds.records_max)
             .map_max_entries("names", bounds.names_max)
-            .map_max_entries("known", bounds.known_max)
             .load(&object)
             .map_err(|error| refused("the walk's maps", &error))?;
+        // The typed one is faster; it needs a kernel that can be told what an address points to.
+        let typed = btf.id_by_type_name_kind("bpf_rdonly_cast", BtfKind::Func).is_ok();
+        let walk_unlocked = if typed { "walk_unlocked" } else { "walk_probed" };
         Ok(Self {
             flush_topmost: load_iter(&mut object, "flush_topmost", &btf)?,
             walk_locked: load_iter(&mut object, "walk_locked", &btf)?,
-            walk_unlocked: load_iter(&mut object, "walk_unlocked", &btf)?,
+            walk_unlocked: load_iter(&mut object, walk_unlocked, &btf)?,
             walk: mapped(&mut object, "walk")?,
             records: mapped(&mut object, "records")?,
             names: mapped(&mut object, "names")?,
-            known: HashMap::try_from(take_map(&mut object, "known")?)
-                .map_err(|error| refused("known", &error))?,
             _object: object,
         })
     }
@@ -88,7 +77,7 @@ fn mapped<T: super::mapped::Shared>(
     object: &mut Ebpf,
     name: &'static str,
 ) -> Result<MappedArray<T>, LoadError> {
-    let (Map::Array(data) | Map::HashMap(data)) = take_map(object, name)? else { return Err(missing(name)) };
+    let Map::Array(data) = take_map(object, name)? else { return Err(missing(name)) };
     MappedArray::new(&data).map_err(|source| LoadError::Map { map: name, source })
 }
 

@@ -1,10 +1,10 @@
 //! Flushes and walks, by either engine: fills the control block, runs a session, drains the records.
 
-use cgfleet_ebpf::abi::{self, cg_key, cg_record, cg_walk};
+use cgfleet_ebpf::abi::{self, cg_record, cg_walk};
 
 use super::{
     Bounds, KernelError, LoadError,
-    programs::{Key, Programs},
+    programs::Programs,
     session::{self, READ_BYTES, Start},
 };
 
@@ -23,6 +23,19 @@ pub struct WalkRequest<'fd> {
     pub stop_at_id: u64,
     /// Levels below the start that are visited; `u32::MAX` for all. Of the unlocked engine.
     pub max_depth: u32,
+    /// Name the cgroups with this serial or a higher one; `u64::MAX` for none. Of the unlocked engine.
+    pub names_from: u64,
+}
+
+/// A cgroup's name.
+#[derive(Debug)]
+pub struct Name {
+    /// The cgroup's hierarchy.
+    pub hierarchy_id: u32,
+    /// The cgroup.
+    pub cgroup_id: u64,
+    /// Its name's bytes.
+    pub name: Box<[u8]>,
 }
 
 /// Where a slice of an unlocked walk ended, and so where the next one begins.
@@ -64,8 +77,8 @@ pub struct Flushed {
 pub struct Drained {
     /// The records in the order of the walk.
     pub records: Vec<cg_record>,
-    /// Names of cgroups that were not known.
-    pub names: Vec<(cg_key, Box<[u8]>)>,
+    /// Names of those whose serial was asked for.
+    pub names: Vec<Name>,
     /// The control block as the programs left it.
     pub walk: cg_walk,
     /// Where to go on; `None` at the end of the walk.
@@ -105,7 +118,7 @@ impl Kernel {
 
     /// Walks by the locked engine: all at once, under cgroup_mutex.
     pub fn walk_locked(&mut self, request: &WalkRequest<'_>) -> Result<Drained, KernelError> {
-        self.programs.walk.set_only(self.control_block(request));
+        self.programs.walk.set_only(cg_walk { names_from: u64::MAX, ..self.control_block(request) });
         session::run(&self.programs.walk_locked, request.order, request.start, &mut self.buffer)?;
         Ok(self.drain())
     }
@@ -128,15 +141,12 @@ impl Kernel {
         Ok(self.drain())
     }
 
-    /// Makes the kernel send this cgroup's name again, should it meet it again.
-    pub fn forget(&mut self, key: cg_key) -> Result<(), KernelError> {
-        match self.programs.known.remove(&Key(key)) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(KernelError::Forget { id: key.id, cause: error.to_string() }),
-        }
-    }
-
     fn control_block(&self, request: &WalkRequest<'_>) -> cg_walk {
+        // A walk upward is short, and it is how the way back to a cursor is learned.
+        let slice_ns_max = match request.order {
+            abi::CG_ORDER_ANCESTORS_UP => u64::MAX,
+            _ => u64::try_from(self.bounds.slice_max.as_nanos()).unwrap_or(u64::MAX),
+        };
         cg_walk {
             stop_at_id: request.stop_at_id,
             limit: request.limit,
@@ -145,7 +155,8 @@ impl Kernel {
             names_max: self.bounds.names_max,
             order: request.order,
             max_depth: request.max_depth,
-            slice_ns_max: u64::try_from(self.bounds.slice_max.as_nanos()).unwrap_or(u64::MAX),
+            names_from: request.names_from,
+            slice_ns_max,
             ..cg_walk::default()
         }
     }
@@ -160,7 +171,7 @@ impl Kernel {
         let names = (0..walk.names).map_while(|slot| self.programs.names.get(slot));
         let names = names.map(|name| {
             let length = (name.length as usize).min(name.name.len());
-            (cg_key { id: name.id, hierarchy_id: name.hierarchy_id, padding: 0 }, name.name[..length].into())
+            Name { hierarchy_id: name.hierarchy_id, cgroup_id: name.id, name: name.name[..length].into() }
         });
         let cursor = (walk.end == abi::CG_END_SLICE).then_some(Cursor {
             cgroup_id: walk.cursor_id,

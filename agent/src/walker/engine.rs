@@ -2,6 +2,7 @@
 //! what the kernel keeps nowhere else.
 
 use std::{
+    collections::HashMap,
     os::fd::AsFd as _,
     time::{Duration, Instant, SystemTime},
 };
@@ -12,7 +13,7 @@ use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
 
 use crate::{
     cgroupfs::{Hierarchies, LocateError, Located, read_cpu},
-    kernel::{Bounds, Flushed, Kernel, Start, WalkRequest},
+    kernel::{Flushed, Kernel, Start, WalkRequest},
 };
 
 use super::{
@@ -24,16 +25,15 @@ use super::{
 /// How often names of cgroups that are gone are dropped, and how long one may be unseen before.
 const TIDY_INTERVAL: Duration = Duration::from_mins(1);
 const UNSEEN_MAX: Duration = Duration::from_mins(10);
-/// The same when the kernel side has little room for new names left.
-const UNSEEN_MAX_CROWDED: Duration = Duration::from_secs(10);
 
 /// Runs walks and flushes.
 #[derive(Debug)]
 pub struct Engine {
     pub(super) kernel: Kernel,
     pub(super) hierarchies: Hierarchies,
-    pub(super) bounds: Bounds,
     pub(super) tree: Tree,
+    /// By hierarchy: the lowest serial that no walk has named yet.
+    pub(super) unnamed_from: HashMap<u32, u64>,
     tidied_at: Instant,
 }
 
@@ -69,8 +69,9 @@ impl Found {
 
 impl Engine {
     /// An engine over a loaded kernel side.
-    pub fn new(kernel: Kernel, hierarchies: Hierarchies, bounds: Bounds) -> Self {
-        Self { kernel, hierarchies, bounds, tree: Tree::default(), tidied_at: Instant::now() }
+    pub fn new(kernel: Kernel, hierarchies: Hierarchies) -> Self {
+        let (tree, unnamed_from) = (Tree::default(), HashMap::new());
+        Self { kernel, hierarchies, tree, unnamed_from, tidied_at: Instant::now() }
     }
 
     pub(super) fn walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError> {
@@ -95,12 +96,13 @@ impl Engine {
             limit: spec.limit,
             stop_at_id: stop_at.map_or(0, |stop_at| stop_at.cgroup_id()),
             max_depth: spec.max_depth.unwrap_or(u32::MAX),
+            names_from: self.unnamed_from.get(&found.hierarchy_id()).copied().unwrap_or_default(),
         };
         // What rstat keeps and is not asked for need not be fresh; of v1 we read files alone.
         let flush = request.groups != 0 && found.hierarchy_id() == 0;
         let flushed = if flush { self.kernel.flush_topmost(&request)? } else { Flushed::default() };
         let flushed_at = (flushed.cgroup_id != 0).then(SystemTime::now);
-        let Recorded { records, end, cost } = self.record(&request, spec.engine)?;
+        let Recorded { records, end, cost } = self.record(&request, spec.order, spec.engine)?;
         let samples = records.iter().filter_map(|record| self.sample(record, spec)).collect();
         let summary = WalkSummary {
             engine: decode::wire_engine(spec.engine).into(),
@@ -121,12 +123,12 @@ impl Engine {
         let found = self.find("target", target)?;
         // An answer that goes down from here is what a flush prepares.
         let order = Order::DescendantsPre.to_abi();
-        let request = WalkRequest { limit: 1, ..WalkRequest::identities(found.start(), order) };
+        let request = WalkRequest { limit: 1, ..WalkRequest::names(found.start(), order) };
         let flushed = self.kernel.flush_topmost(&request)?;
         if !flushed.visited {
             return Err(WalkError::NoSuchCgroup { field: "target", target: target.to_text() });
         }
-        self.learn_ancestors(request.start, &mut Cost::default())?;
+        self.learn_names(request.start, Order::AncestorsUp, &mut Cost::default())?;
         let path = self.tree.path(found.hierarchy_id(), flushed.cgroup_id);
         Ok(FlushedSubtree {
             cgroup_id: flushed.cgroup_id,
@@ -138,15 +140,9 @@ impl Engine {
     /// Drops names of cgroups that are gone, now and then.
     pub(super) fn tidy(&mut self) {
         let now = Instant::now();
-        let crowded = self.tree.len() >= self.bounds.known_max as usize / 4 * 3;
-        if !crowded && now.duration_since(self.tidied_at) < TIDY_INTERVAL {
-            return;
-        }
-        self.tidied_at = now;
-        for key in self.tree.drop_unseen(if crowded { UNSEEN_MAX_CROWDED } else { UNSEEN_MAX }, now) {
-            if let Err(error) = self.kernel.forget(key) {
-                tracing::warn!(%error, "a name stays in the kernel's map");
-            }
+        if now.duration_since(self.tidied_at) >= TIDY_INTERVAL {
+            self.tidied_at = now;
+            self.tree.drop_unseen(UNSEEN_MAX, now);
         }
     }
 

@@ -38,36 +38,47 @@ enum SliceError {
 }
 
 impl Engine {
+    /// Walks, and sees to it that every cgroup has a name.
     pub(super) fn record(
         &mut self,
         request: &WalkRequest<'_>,
+        order: Order,
         engine: WalkEngine,
     ) -> Result<Recorded, WalkError> {
-        match engine {
-            WalkEngine::Locked => self.record_locked(request),
-            WalkEngine::Unlocked => self.record_unlocked(request),
+        let mut recorded = match engine {
+            WalkEngine::Locked => self.record_locked(request)?,
+            WalkEngine::Unlocked => self.record_unlocked(request)?,
+        };
+        let now = Instant::now();
+        let Recorded { records, cost, .. } = &mut recorded;
+        let unnamed = records.iter().filter(|record| !self.tree.link(record, now)).count();
+        let Some(first) = records.first() else { return Ok(recorded) };
+        if unnamed > 0 {
+            self.learn_names(request.start, order, cost)?;
         }
+        if self.tree.path(first.hierarchy_id, first.id).is_none() {
+            // A walk downward does not meet what is between its start and the root.
+            self.learn_names(request.start, Order::AncestorsUp, cost)?;
+        }
+        // Older ones are asked for no more; should one be met that no walk has named, it is learned.
+        let newest = records.iter().map(|record| record.serial).max().unwrap_or_default();
+        let unnamed_from = self.unnamed_from.entry(first.hierarchy_id).or_default();
+        *unnamed_from = (newest + 1).max(*unnamed_from);
+        Ok(recorded)
     }
 
-    /// Walks under cgroup_mutex, again if the kernel met more new cgroups than it could name at once.
+    /// Walks under cgroup_mutex.
     fn record_locked(&mut self, request: &WalkRequest<'_>) -> Result<Recorded, WalkError> {
-        let walks_max = self.bounds.records_max / self.bounds.names_max + 2;
-        let (mut cost, mut dropped) = (Cost::default(), 0);
-        for _ in 0..walks_max {
-            let drained = self.kernel.walk_locked(request)?;
-            let (walk, records) = (drained.walk, self.learn(drained));
-            cost.cgroups_visited = walk.visited;
-            cost.walk_ns += walk.walk_ns;
-            cost.mutex_held_ns_max = cost.mutex_held_ns_max.max(walk.walk_ns);
-            dropped = walk.names_dropped;
-            if dropped == 0 {
-                self.learn_ancestors_of(records.first(), request.start, &mut cost)?;
-                // A session that visited nothing found its start dead.
-                let end = if walk.visited == 0 { WalkEnd::TargetGone } else { end_of(walk.end)? };
-                return Ok(Recorded { records, end, cost });
-            }
-        }
-        Err(WalkError::Unnamed { dropped })
+        let Drained { records, walk, .. } = self.kernel.walk_locked(request)?;
+        // A session that visited nothing found its start dead.
+        let end = if walk.visited == 0 { WalkEnd::TargetGone } else { end_of(walk.end)? };
+        let cost = Cost {
+            cgroups_visited: walk.visited,
+            walk_ns: walk.walk_ns,
+            mutex_held_ns_max: walk.walk_ns,
+            unbroken_ns_max: None,
+        };
+        Ok(Recorded { records, end, cost })
     }
 
     /// Walks in slices, from the start again if the walk's place in the tree was removed.
@@ -89,8 +100,8 @@ impl Engine {
         cost: &mut Cost,
     ) -> Result<(Vec<cg_record>, WalkEnd), SliceError> {
         cost.cgroups_visited = 0;
-        let failed = |error: KernelError| SliceError::Failed(error.into());
-        let mut drained = self.kernel.walk_slice(request, None).map_err(failed)?;
+        let first = self.kernel.walk_slice(request, None);
+        let mut drained = first.map_err(|error| SliceError::Failed(error.into()))?;
         if drained.walk.session_css == 0 {
             return Ok((Vec::new(), WalkEnd::TargetGone));
         }
@@ -98,15 +109,18 @@ impl Engine {
         loop {
             cost.add_slice(&drained);
             let (walk, cursor) = (drained.walk, drained.cursor);
-            let records = self.learn(drained);
+            recorded.extend(self.learn(drained));
             if recorded.is_empty() {
-                let first = records.first();
-                self.learn_ancestors_of(first, request.start, cost).map_err(SliceError::Failed)?;
+                return Ok((recorded, end_of(walk.end).map_err(SliceError::Failed)?));
             }
-            recorded.extend(records);
             let (Some(cursor), Some(last)) = (cursor, recorded.last()) else {
                 return Ok((recorded, end_of(walk.end).map_err(SliceError::Failed)?));
             };
+            if self.tree.path(last.hierarchy_id, last.id).is_none() {
+                // To go on there, its directory is needed, and so its path.
+                let learned = self.learn_names(request.start, Order::AncestorsUp, cost);
+                learned.map_err(SliceError::Failed)?;
+            }
             let visited = u32::try_from(recorded.len()).unwrap_or(u32::MAX);
             let left = if request.limit == 0 { 0 } else { request.limit.saturating_sub(visited) };
             let request = WalkRequest { limit: left, ..*request };
@@ -144,8 +158,8 @@ impl Engine {
     /// Takes in the names and places that a session brought.
     fn learn(&mut self, drained: Drained) -> Vec<cg_record> {
         let now = Instant::now();
-        for (key, name) in drained.names {
-            self.tree.name(key, name, now);
+        for name in drained.names {
+            self.tree.name(name, now);
         }
         for record in &drained.records {
             self.tree.link(record, now);
@@ -153,34 +167,17 @@ impl Engine {
         drained.records
     }
 
-    /// Learns the names between the first cgroup of a walk and the root, which a walk downward does
-    /// not meet.
-    fn learn_ancestors_of(
+    /// Learns the name of every cgroup that this walk meets.
+    pub(super) fn learn_names(
         &mut self,
-        first: Option<&cg_record>,
         start: Start<'_>,
+        order: Order,
         cost: &mut Cost,
     ) -> Result<(), WalkError> {
-        let named = first.is_none_or(|first| self.tree.path(first.hierarchy_id, first.id).is_some());
-        if named {
-            return Ok(());
-        }
-        self.learn_ancestors(start, cost)
-    }
-
-    /// Learns the names from a cgroup up to the root. They are few: under cgroup_mutex, on every kernel.
-    pub(super) fn learn_ancestors(&mut self, start: Start<'_>, cost: &mut Cost) -> Result<(), WalkError> {
-        let request = WalkRequest::identities(start, Order::AncestorsUp.to_abi());
-        let walks_max = self.bounds.records_max / self.bounds.names_max + 2;
-        for _ in 0..walks_max {
-            let drained = self.kernel.walk_locked(&request)?;
-            let walk = drained.walk;
-            self.learn(drained);
-            cost.mutex_held_ns_max = cost.mutex_held_ns_max.max(walk.walk_ns);
-            if walk.names_dropped == 0 {
-                return Ok(());
-            }
-        }
+        let request = WalkRequest::names(start, order.to_abi());
+        let learned = self.record_unlocked(&request)?.cost;
+        cost.mutex_held_ns_max = cost.mutex_held_ns_max.max(learned.mutex_held_ns_max);
+        cost.unbroken_ns_max = cost.unbroken_ns_max.max(learned.unbroken_ns_max);
         Ok(())
     }
 }
@@ -200,8 +197,8 @@ impl Cost {
 }
 
 impl WalkRequest<'_> {
-    /// A walk that only wants to know which cgroups there are.
-    pub(super) fn identities(start: Start<'_>, order: abi::cg_order) -> WalkRequest<'_> {
-        WalkRequest { start, order, groups: 0, limit: 0, stop_at_id: 0, max_depth: u32::MAX }
+    /// A walk that only wants to know how the cgroups are called.
+    pub(super) fn names(start: Start<'_>, order: abi::cg_order) -> WalkRequest<'_> {
+        WalkRequest { start, order, groups: 0, limit: 0, stop_at_id: 0, max_depth: u32::MAX, names_from: 0 }
     }
 }

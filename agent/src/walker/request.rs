@@ -135,12 +135,6 @@ pub enum WalkError {
         /// How often it began again.
         restarts: u32,
     },
-    /// More new cgroups than the kernel side can name in the walks that one request may take.
-    #[error("{dropped} cgroups could not be named; raise walk_names_max")]
-    Unnamed {
-        /// How many.
-        dropped: u32,
-    },
     /// Too many requests wait.
     #[error("{queue_max} requests wait already (walk_queue_max); try again, or ask less often")]
     QueueFull {

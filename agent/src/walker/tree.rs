@@ -6,8 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cgfleet_ebpf::abi::{cg_key, cg_record};
+use cgfleet_ebpf::abi::cg_record;
 use cgfleet_model::escape_path;
+
+use crate::kernel::Name;
 
 /// A cgroup among all hierarchies: hierarchy id, cgroup id.
 type NodeKey = (u32, u64);
@@ -15,6 +17,8 @@ type NodeKey = (u32, u64);
 #[derive(Debug)]
 struct Node {
     name: Box<[u8]>,
+    /// The kernel's hash of the name, `None` until a record told.
+    name_hash: Option<u32>,
     /// 0 for a root, `None` until a record told.
     parent_id: Option<u64>,
     /// Cached; cgroups do not move, and a v1 rename drops every path of its hierarchy.
@@ -30,23 +34,25 @@ pub(super) struct Tree {
 
 impl Tree {
     /// Takes in a name that the kernel sent.
-    pub(super) fn name(&mut self, key: cg_key, name: Box<[u8]>, now: Instant) {
-        let key = (key.hierarchy_id, key.id);
+    pub(super) fn name(&mut self, name: Name, now: Instant) {
+        let Name { hierarchy_id, cgroup_id, name } = name;
+        let key = (hierarchy_id, cgroup_id);
         let renamed = self.nodes.get(&key).is_some_and(|node| node.name != name);
         if renamed {
             let same_hierarchy = self.nodes.iter_mut().filter(|(other, _)| other.0 == key.0);
             same_hierarchy.for_each(|(_, node)| node.path = None);
         }
         let parent_id = self.nodes.get(&key).and_then(|node| node.parent_id);
-        self.nodes.insert(key, Node { name, parent_id, path: None, seen_at: now });
+        self.nodes.insert(key, Node { name, name_hash: None, parent_id, path: None, seen_at: now });
     }
 
-    /// Takes in where a cgroup hangs.
-    pub(super) fn link(&mut self, record: &cg_record, now: Instant) {
-        if let Some(node) = self.nodes.get_mut(&(record.hierarchy_id, record.id)) {
-            node.parent_id = Some(record.parent_id);
-            node.seen_at = now;
-        }
+    /// Takes in where a cgroup hangs, and says whether its name is known. A name that hashes
+    /// differently than it did is another one (v1 cgroups can be renamed) and so not known.
+    pub(super) fn link(&mut self, record: &cg_record, now: Instant) -> bool {
+        let Some(node) = self.nodes.get_mut(&(record.hierarchy_id, record.id)) else { return false };
+        node.parent_id = Some(record.parent_id);
+        node.seen_at = now;
+        *node.name_hash.get_or_insert(record.name_hash) == record.name_hash
     }
 
     /// The path of a cgroup as text; `None` if a name between it and the root is not known.
@@ -76,15 +82,9 @@ impl Tree {
         Some(path)
     }
 
-    /// How many names are known.
-    pub(super) fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// Drops the cgroups that no walk has met for `age`, and returns their keys.
-    pub(super) fn drop_unseen(&mut self, age: Duration, now: Instant) -> Vec<cg_key> {
-        let unseen = self.nodes.extract_if(|_, node| now.duration_since(node.seen_at) > age);
-        unseen.map(|((hierarchy_id, id), _)| cg_key { id, hierarchy_id, padding: 0 }).collect()
+    /// Drops the cgroups that no walk has met for `age`.
+    pub(super) fn drop_unseen(&mut self, age: Duration, now: Instant) {
+        self.nodes.retain(|_, node| now.duration_since(node.seen_at) <= age);
     }
 }
 
@@ -92,15 +92,15 @@ impl Tree {
 mod tests {
     use super::*;
 
-    fn key(id: u64) -> cg_key {
-        cg_key { id, hierarchy_id: 0, padding: 0 }
+    fn name(cgroup_id: u64, name: &[u8]) -> Name {
+        Name { hierarchy_id: 0, cgroup_id, name: name.into() }
     }
 
     /// A tree of `(id, parent, name)`; a parent of 0 is a root.
     fn tree(nodes: &[(u64, u64, &[u8])], now: Instant) -> Tree {
         let mut tree = Tree::default();
         for (id, parent_id, name) in nodes {
-            tree.name(key(*id), (*name).into(), now);
+            tree.name(self::name(*id, name), now);
             tree.link(&cg_record { id: *id, parent_id: *parent_id, ..cg_record::default() }, now);
         }
         tree
@@ -127,8 +127,20 @@ mod tests {
         let now = Instant::now();
         let mut tree = tree(&[(1, 0, b""), (2, 1, b"old"), (3, 2, b"c")], now);
         assert_eq!(tree.path(0, 3).as_deref(), Some("/old/c"));
-        tree.name(key(2), (*b"new").into(), now);
+        tree.name(name(2, b"new"), now);
         assert_eq!(tree.path(0, 3).as_deref(), Some("/new/c"));
+    }
+
+    #[test]
+    fn a_name_is_known_until_it_hashes_differently() {
+        let now = Instant::now();
+        let mut tree = tree(&[(1, 0, b"")], now);
+        let mut check = |id, name_hash, expect| {
+            assert_eq!(tree.link(&cg_record { id, name_hash, ..cg_record::default() }, now), expect);
+        };
+        check(1, 0, true);
+        check(1, 7, false);
+        check(2, 0, false);
     }
 
     #[test]
@@ -137,8 +149,7 @@ mod tests {
         let mut tree = tree(&[(1, 0, b""), (2, 1, b"gone")], start);
         let later = start + Duration::from_mins(1);
         tree.link(&cg_record { id: 1, ..cg_record::default() }, later);
-        let dropped = tree.drop_unseen(Duration::from_secs(30), later);
-        assert_eq!(dropped.iter().map(|key| key.id).collect::<Vec<_>>(), [2]);
-        assert_eq!(tree.len(), 1);
+        tree.drop_unseen(Duration::from_secs(30), later);
+        assert_eq!((tree.path(0, 1).as_deref(), tree.path(0, 2)), (Some("/"), None));
     }
 }

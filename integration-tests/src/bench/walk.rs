@@ -95,6 +95,7 @@ fn measure(bench: &Bench, shape: &Shape, tree: &TestTree, directories: &[PathBuf
     let agent = bench.block_on(Start::agent()?.start())?;
     let mut client = bench.block_on(async { agent.agent() })?;
     let mut cpu_group = spec(by_path(tree.path("")), CgroupOrder::DescendantsPre);
+    cpu_group.engine = WalkEngine::Locked.into();
     cpu_group.read_mask = Some(FieldMask { paths: vec!["cpu".to_owned()] });
     let read = |reader: fn(&CpuStatFiles) -> Result<Found>, cgroups: u32| {
         let (found, took) = timed(|| reader(&files));

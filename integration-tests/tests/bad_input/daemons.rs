@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use integration_tests::{
     cli::run_command,
     daemon::{self, Start},
@@ -84,6 +84,14 @@ const BAD_AGENTS: &[Row<'_>] = &[
         FAILURE,
         &["DIR/damaged/host-id", "\"half\" is not a uuid", "restore it, or delete"],
     ),
+    (
+        "--state-dir=DIR/roots",
+        FAILURE,
+        &["DIR/roots belongs to", "choose another", "chown -R nobody DIR/roots"],
+    ),
+    ("--state-dir=DIR/closed/below", FAILURE, &["\"nobody\"", "cannot enter DIR/closed", "chmod o+x"]),
+    ("--user=nobody-here", FAILURE, &["\"nobody-here\"", "does not exist", "set user to"]),
+    ("--user=root", FAILURE, &["does not run as root", "set user to", "unprivileged"]),
 ];
 
 const BAD_SERVERS: &[Row<'_>] = &[
@@ -109,8 +117,8 @@ const BAD_SERVERS: &[Row<'_>] = &[
         FAILURE,
         &["not found in /nonexistent", "install the package postgresql", "postgres_bin_dir", "DATABASE_URL"],
     ),
-    ("--postgres-user=nobody-here", FAILURE, &["\"nobody-here\"", "does not exist", "postgres_user"]),
-    ("--postgres-user=root", FAILURE, &["does not run as root", "postgres_user", "unprivileged"]),
+    ("--user=nobody-here", FAILURE, &["\"nobody-here\"", "does not exist", "set user to"]),
+    ("--user=root", FAILURE, &["does not run as root", "set user to", "unprivileged"]),
     (
         "--state-dir=DIR/other-major",
         FAILURE,
@@ -137,12 +145,22 @@ fn broken_files() -> Result<TempDir> {
         ("other-major/postgres/data/PG_VERSION", "9\n"),
         ("not-a-cluster/postgres/data/notes", ""),
         ("closed/file", ""),
+        ("roots/file", ""),
     ] {
         let path = dir.path().join(file);
         fs::create_dir_all(path.parent().unwrap_or(dir.path()))?;
         fs::write(path, text)?;
     }
     fs::set_permissions(dir.path().join("closed"), fs::Permissions::from_mode(0o700))?;
+    for (state_dir, user) in
+        [("damaged", "nobody"), ("other-major", "postgres"), ("not-a-cluster", "postgres")]
+    {
+        let status = std::process::Command::new("chown")
+            .args(["-R", user])
+            .arg(dir.path().join(state_dir))
+            .status()?;
+        ensure!(status.success(), "chown: {status}");
+    }
     Ok(dir)
 }
 

@@ -104,6 +104,10 @@ async fn an_agent_refuses_what_it_cannot_walk() -> Result<()> {
     }
     let stop_at = |stop_at| WalkSpec { stop_at: Some(stop_at), ..self_of(by_path("/")) };
     for (spec, refusal) in [
+        (
+            WalkSpec { engine: 99, ..self_of(by_path("/")) },
+            invalid(&["spec.engine", "\"99\"", "WALK_ENGINE_"]),
+        ),
         (stop_at(by_path("/no/such")), not_found(&["stop_at /no/such", "no such cgroup"])),
         (stop_at(by_path("/a\\b")), invalid(&["spec.stop_at.path", "\\xHH"])),
         (

@@ -12,9 +12,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{io::AsyncWriteExt as _, process::Child, time::timeout};
+use tokio::{
+    io::AsyncWriteExt as _,
+    process::{Child, Command},
+    time::timeout,
+};
 
-use super::{PORT, PrivatePostgresError, ROLE, binaries::Binaries, run_as::RunAs};
+use super::{PORT, PrivatePostgresError, ROLE, binaries::Binaries};
 
 /// How long a program that makes the data directory may take.
 const SETUP_DEADLINE: Duration = Duration::from_mins(2);
@@ -26,13 +30,17 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 const LOG_TAIL_BYTES: u64 = 4096;
 const LOG_TAIL_LINES: usize = 3;
 
-/// `<state_dir>/postgres`, locked for this process. It belongs to the server's user; only `data` and
-/// `run` in it belong to Postgres's, which can therefore not lead the server to other files by links.
+/// `<state_dir>/postgres`, locked for this process.
 #[derive(Debug)]
 pub(super) struct Cluster {
     base: PathBuf,
     /// Held for its lock, which ends with the process however that ends.
     lock: File,
+}
+
+/// Makes a directory that only this user can enter, or takes the one that is there.
+pub(super) fn make_private_dir(path: &Path) -> Result<(), PrivatePostgresError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make", path))
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> PrivatePostgresError {
@@ -49,11 +57,9 @@ impl Drop for Cluster {
 impl Cluster {
     /// Makes the directory if need be, and locks it.
     pub(super) fn lock(state_dir: &Path) -> Result<Self, PrivatePostgresError> {
-        fs::create_dir_all(state_dir).map_err(failed("make state directory", state_dir))?;
         let state_dir = state_dir.canonicalize().map_err(failed("find state directory", state_dir))?;
         let base = state_dir.join("postgres");
-        // Postgres's user has to pass through it.
-        fs::DirBuilder::new().recursive(true).mode(0o711).create(&base).map_err(failed("make", &base))?;
+        make_private_dir(&base)?;
         let path = base.join("lock");
         let lock = File::options()
             .create(true)
@@ -69,8 +75,17 @@ impl Cluster {
         }
     }
 
-    pub(super) fn base(&self) -> &Path {
-        &self.base
+    /// A command in this directory, with no input and none of the server's environment: PGPORT, PGDATA or
+    /// a locale of it would reach into Postgres.
+    pub(super) fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(&self.base)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null());
+        command
     }
 
     pub(super) fn data_dir(&self) -> PathBuf {
@@ -105,11 +120,7 @@ impl Cluster {
     }
 
     /// Makes the data directory with role and database in it, under another name until it is whole.
-    pub(super) async fn make_data_dir(
-        &self,
-        run_as: &RunAs,
-        binaries: &Binaries,
-    ) -> Result<(), PrivatePostgresError> {
+    pub(super) async fn make_data_dir(&self, binaries: &Binaries) -> Result<(), PrivatePostgresError> {
         let unfinished = self.base.join("data.unfinished");
         match fs::remove_dir_all(&unfinished) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -117,25 +128,19 @@ impl Cluster {
             }
             _ => {}
         }
-        run_as.make_private_dir(&unfinished)?;
-        self.run_initdb(run_as, binaries, &unfinished).await?;
-        self.create_database(run_as, binaries, &unfinished).await?;
+        self.run_initdb(binaries, &unfinished).await?;
+        self.create_database(binaries, &unfinished).await?;
         let data_dir = self.data_dir();
         fs::rename(&unfinished, &data_dir).map_err(failed("make", &data_dir))?;
         // The new name has to survive a power failure, as its contents do.
         File::open(&self.base).and_then(|base| base.sync_all()).map_err(failed("sync", &self.base))
     }
 
-    async fn run_initdb(
-        &self,
-        run_as: &RunAs,
-        binaries: &Binaries,
-        dir: &Path,
-    ) -> Result<(), PrivatePostgresError> {
+    async fn run_initdb(&self, binaries: &Binaries, dir: &Path) -> Result<(), PrivatePostgresError> {
         let program = binaries.program("initdb");
         // The same everywhere, whatever locales are installed: text is UTF-8 and sorts by bytes.
-        let child = run_as
-            .command(&program, &self.base)
+        let child = self
+            .command(&program)
             .args(["--username=postgres", "--encoding=UTF8", "--locale=C", "--data-checksums"])
             .args(["--auth-local=trust", "--auth-host=reject", "--pgdata"])
             .arg(dir)
@@ -148,16 +153,11 @@ impl Cluster {
     }
 
     /// In single-user mode, so that no superuser ever connects over the socket for it.
-    async fn create_database(
-        &self,
-        run_as: &RunAs,
-        binaries: &Binaries,
-        dir: &Path,
-    ) -> Result<(), PrivatePostgresError> {
+    async fn create_database(&self, binaries: &Binaries, dir: &Path) -> Result<(), PrivatePostgresError> {
         let program = binaries.program("postgres");
         let run_failed = |source| PrivatePostgresError::Run { program: program.clone(), source };
-        let mut child = run_as
-            .command(&program, &self.base)
+        let mut child = self
+            .command(&program)
             .args(["--single", "-c", "exit_on_error=on", "-D"])
             .arg(dir)
             .arg("postgres")

@@ -24,41 +24,6 @@ pub enum PrivatePostgresError {
         /// The directory.
         state_dir: PathBuf,
     },
-    /// The user to run as does not exist.
-    #[error(
-        "user {user:?}, as whom Postgres is to run, does not exist: install the package postgresql, which \
-         makes the user postgres, or set postgres_user to another unprivileged user"
-    )]
-    UserUnknown {
-        /// Its name.
-        user: String,
-    },
-    /// The user database cannot be read.
-    #[error("look up user {user:?}: {source}")]
-    UserLookup {
-        /// Its name.
-        user: String,
-        /// Why it failed.
-        source: nix::Error,
-    },
-    /// Postgres refuses to run as root.
-    #[error("Postgres does not run as root: set postgres_user to an unprivileged user instead of {user:?}")]
-    UserIsRoot {
-        /// Its name.
-        user: String,
-    },
-    /// The user cannot enter the state directory.
-    #[error(
-        "user {user:?}, as whom Postgres is to run, cannot enter {}: allow it (chmod o+x), or configure a state \
-         directory elsewhere",
-        closed.display()
-    )]
-    Unreachable {
-        /// The user.
-        user: String,
-        /// The directory that is closed to it.
-        closed: PathBuf,
-    },
     /// Postgres is not installed.
     #[error(
         "no Postgres here (initdb and postgres not found in {searched}): install the package postgresql, \

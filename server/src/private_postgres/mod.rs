@@ -1,5 +1,5 @@
 //! A Postgres of the server's own, for when no DATABASE_URL is given: made, started and stopped with
-//! the server, reachable only through a socket in its state directory, never run as root.
+//! the server and as the same user, reachable only through a socket in its state directory.
 //!
 //! Must not know: SQL beyond what makes role and database, or what is stored.
 
@@ -7,7 +7,6 @@ mod binaries;
 mod cluster;
 mod error;
 mod leftovers;
-mod run_as;
 
 use std::{
     path::{Path, PathBuf},
@@ -25,7 +24,7 @@ use tokio::{
 };
 
 pub use self::error::PrivatePostgresError;
-use self::{binaries::Binaries, cluster::Cluster, leftovers::PidFile, run_as::RunAs};
+use self::{binaries::Binaries, cluster::Cluster, leftovers::PidFile};
 use crate::store::Database;
 
 /// The name of the role and of its database.
@@ -49,12 +48,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// What a private Postgres needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrivatePostgresOptions {
-    /// The server's state directory; Postgres gets `postgres` in it.
+    /// The server's state directory, which exists; Postgres gets `postgres` in it.
     pub state_dir: PathBuf,
     /// Where initdb and postgres are; found by themselves if not given.
     pub bin_dir: Option<PathBuf>,
-    /// As whom Postgres runs when the server is root.
-    pub user: String,
 }
 
 /// A running private Postgres. If it is dropped without [`stop`](Self::stop), it is told to stop and
@@ -69,14 +66,12 @@ pub struct PrivatePostgres {
 
 impl PrivatePostgres {
     /// Starts it, after making its data directory if there is none and stopping what a killed server
-    /// left running. Returns when it accepts connections.
+    /// left running. Returns when it accepts connections. Postgres refuses to run as root.
     pub async fn start(options: &PrivatePostgresOptions) -> Result<Self, PrivatePostgresError> {
-        let run_as = RunAs::resolve(&options.user)?;
         let cluster = Cluster::lock(&options.state_dir)?;
         let socket_dir = cluster.socket_dir()?;
         let data_major = cluster.data_major()?;
         let binaries = Binaries::find(options.bin_dir.as_deref(), data_major.as_deref()).await?;
-        run_as.check_can_enter(cluster.base(), &binaries.program("postgres")).await?;
         match data_major {
             Some(found) if found != binaries.major => {
                 let (installed, bin_dir) = (binaries.major, binaries.dir);
@@ -87,13 +82,13 @@ impl PrivatePostgres {
             None => {
                 let dir = cluster.data_dir();
                 tracing::info!(dir = %dir.display(), major = binaries.major, "making a data directory");
-                cluster.make_data_dir(&run_as, &binaries).await?;
+                cluster.make_data_dir(&binaries).await?;
             }
         }
-        run_as.make_private_dir(&socket_dir)?;
+        cluster::make_private_dir(&socket_dir)?;
         cluster.begin_log()?;
         let program = binaries.program("postgres");
-        let postmaster = postmaster_command(&run_as, &program, &cluster, &socket_dir)
+        let postmaster = postmaster_command(&program, &cluster, &socket_dir)
             .stdout(cluster.append_to_log()?)
             .stderr(cluster.append_to_log()?)
             .spawn()
@@ -183,8 +178,8 @@ impl Drop for PrivatePostgres {
 
 /// What must be so is said here, where postgresql.conf cannot change it; sizes and costs are left to
 /// postgresql.conf.
-fn postmaster_command(run_as: &RunAs, program: &Path, cluster: &Cluster, socket_dir: &Path) -> Command {
-    let mut command = run_as.command(program, cluster.base());
+fn postmaster_command(program: &Path, cluster: &Cluster, socket_dir: &Path) -> Command {
+    let mut command = cluster.command(program);
     command.arg("-D").arg(cluster.data_dir());
     // A list of quoted paths, or a comma in the path would end it.
     let socket_dirs = format!("\"{}\"", socket_dir.display().to_string().replace('"', "\"\""));

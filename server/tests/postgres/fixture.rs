@@ -1,12 +1,10 @@
 //! A private Postgres that the tests share while any of them runs, databases in it, and ticks.
 
 use std::{
-    fs::Permissions,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, Once, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
         mpsc,
     },
@@ -20,18 +18,32 @@ use cgfleet_server::{
     private_postgres::{PrivatePostgres, PrivatePostgresOptions},
     store::{Database, Store, StoreLimits},
 };
+use nix::unistd::{User, geteuid, setgroups, setresgid, setresuid};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-/// A state directory that the user postgres can reach.
+/// A state directory, for what runs as the user that the server would become.
 pub(crate) fn state_dir() -> TempDir {
-    let mode = Permissions::from_mode(0o755);
-    tempfile::Builder::new().prefix("cgfleet-").permissions(mode).tempdir_in("/tmp").unwrap()
+    become_unprivileged();
+    tempfile::Builder::new().prefix("cgfleet-").tempdir_in("/tmp").unwrap()
+}
+
+/// As the server's main does, with all threads of this process: Postgres refuses to run as root.
+fn become_unprivileged() {
+    static BECOME: Once = Once::new();
+    BECOME.call_once(|| {
+        if geteuid().is_root() {
+            let user = User::from_name("postgres").unwrap().unwrap();
+            setgroups(&[]).unwrap();
+            setresgid(user.gid, user.gid, user.gid).unwrap();
+            setresuid(user.uid, user.uid, user.uid).unwrap();
+        }
+    });
 }
 
 pub(crate) fn options(state_dir: &Path) -> PrivatePostgresOptions {
-    PrivatePostgresOptions { state_dir: state_dir.to_owned(), bin_dir: None, user: "postgres".to_owned() }
+    PrivatePostgresOptions { state_dir: state_dir.to_owned(), bin_dir: None }
 }
 
 struct SharedPostgres {

@@ -4,7 +4,7 @@
 # to the first serial port; ours and the tests' go to the second, where the kernel cannot tear a line.
 
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/ RUST_BACKTRACE=1
+export PATH=/bin HOME=/
 mount -t devtmpfs devtmpfs /dev
 exec </dev/null >/dev/ttyS1 2>&1
 

@@ -4,6 +4,7 @@
 
 mod apt;
 mod cpio;
+mod fleet;
 mod initramfs;
 mod kernels;
 mod programs;
@@ -11,24 +12,13 @@ mod qemu;
 mod report;
 mod sources;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Mutex,
-    thread,
-};
+use std::{fs, path::Path, process::Command, sync::Mutex, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum as _};
 
 pub(crate) use self::kernels::Series;
-use self::{
-    kernels::Kernel,
-    programs::Programs,
-    qemu::{AGENT_PORT, Machine, OUTER_HOST},
-    report::Report,
-};
+use self::{kernels::Kernel, programs::Programs, qemu::Machine, report::Report};
 use crate::{
     checkout::Checkout,
     command::{self, CommandFailed},
@@ -37,11 +27,8 @@ use crate::{
 /// As many guests run at a time: each has two CPUs and keeps one busy.
 const GUESTS_AT_A_TIME: usize = 2;
 
-/// Ends a guest that hangs. The tests take a tenth of it.
+/// Ends a guest that hangs. The tests take two minutes on a busy machine.
 const TESTS_SECONDS_MAX: u32 = 600;
-
-/// Ends a guest that somebody left in a fleet.
-const FLEET_SECONDS_MAX: u32 = 24 * 60 * 60;
 
 /// How much of a failed guest's logs is shown.
 const TAIL_LINES: usize = 60;
@@ -80,19 +67,15 @@ impl Guests {
         let kernels = kernels.collect::<Result<Vec<_>>>()?;
         let common = initramfs::common(&Programs::of(build)?)?;
         match &self.join {
-            Some(server) => join(&kernels, &directory, &common, server),
+            Some(server) => fleet::join(&kernels, &directory, &common, server),
             None => test(&kernels, &directory, &common, &self.arguments),
         }
     }
 
     fn series(&self) -> Vec<Series> {
-        if self.all {
-            Series::value_variants().to_vec()
-        } else if self.kernels.is_empty() {
-            Series::REQUIRED.to_vec()
-        } else {
-            self.kernels.clone()
-        }
+        let named = if self.kernels.is_empty() { &Series::REQUIRED[..] } else { &self.kernels };
+        let all = Series::value_variants().iter().copied();
+        all.filter(|series| self.all || named.contains(series)).collect()
     }
 }
 
@@ -112,7 +95,7 @@ fn test(kernels: &[Kernel], directory: &Path, common: &[u8], arguments: &[String
                 while let Some(kernel) = next() {
                     let machine = machine(kernel, directory, TESTS_SECONDS_MAX, None);
                     let own = initramfs::for_tests(kernel, arguments);
-                    if let Err(error) = test_in(&machine, kernel, &[common, &own]) {
+                    if let Err(error) = test_in(&machine, &[common, &own]) {
                         eprintln!("{}: {error:#}", kernel.release);
                         if let Ok(mut failed) = failed.lock() {
                             failed.push(kernel.series.name());
@@ -127,17 +110,15 @@ fn test(kernels: &[Kernel], directory: &Path, common: &[u8], arguments: &[String
     Ok(())
 }
 
-fn test_in(machine: &Machine, kernel: &Kernel, filesystem: &[&[u8]]) -> Result<()> {
+fn test_in(machine: &Machine, filesystem: &[&[u8]]) -> Result<()> {
     let mut qemu = machine.command(filesystem)?;
     let status = qemu.status().with_context(|| command::cannot_start(&qemu))?;
     let (console, output) = (read_log(&machine.console())?, read_log(&machine.output())?);
     let report = Report::read(&output);
     for test in &report.tests {
-        println!("{:<32} {test}", kernel.release);
+        println!("{:<32} {test}", report.release);
     }
-    let other_kernel = (report.is_complete && report.release != kernel.release)
-        .then(|| format!("another kernel answered: {}", report.release));
-    let complaint = report.complaint().or(other_kernel).or_else(|| kernel_complaint(&console));
+    let complaint = report.complaint().or_else(|| kernel_complaint(&console));
     if let Some(complaint) = complaint {
         let (output, console) = (tail(&output), tail(&console));
         let logs = machine.directory.display();
@@ -154,7 +135,7 @@ fn kernel_complaint(console: &str) -> Option<String> {
     Some(format!("the kernel complained: {line}"))
 }
 
-fn read_log(log: &PathBuf) -> Result<String> {
+fn read_log(log: &Path) -> Result<String> {
     let bytes = fs::read(log).with_context(|| format!("read {}", log.display()))?;
     Ok(String::from_utf8_lossy(&bytes).replace('\r', ""))
 }
@@ -164,55 +145,9 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
-/// Runs an agent in every kernel until Ctrl-C, which reaches the guests too.
-fn join(kernels: &[Kernel], directory: &Path, common: &[u8], server: &str) -> Result<()> {
-    let server_port = loopback_port(server).context("--join takes http://127.0.0.1:PORT")?;
-    let mut guests = Vec::new();
-    for kernel in kernels {
-        let port = qemu::free_port()?;
-        let machine = machine(kernel, directory, FLEET_SECONDS_MAX, Some(port));
-        let flags = [
-            format!("--listen-address=0.0.0.0:{AGENT_PORT}"),
-            "--insecure=true".to_owned(),
-            "--state-dir=/run/cgfleet-agent".to_owned(),
-            format!("--server-url=http://{OUTER_HOST}:{server_port}"),
-            format!("--advertise-address=127.0.0.1:{port}"),
-        ];
-        let mut qemu = machine.command(&[common, &initramfs::for_agent(kernel, &flags)?])?;
-        let child = qemu.spawn().with_context(|| command::cannot_start(&qemu))?;
-        println!(
-            "{}: {} joins {server}, its agent at 127.0.0.1:{port}, its log in {}",
-            kernel.release,
-            initramfs::hostname(kernel),
-            machine.output().display()
-        );
-        guests.push((kernel, machine, child));
-    }
-    for (kernel, machine, child) in &mut guests {
-        child.wait().with_context(|| format!("wait for {}", kernel.release))?;
-        println!("{} ended:\n{}", kernel.release, tail(&read_log(&machine.output())?));
-    }
-    Ok(())
-}
-
-fn loopback_port(url: &str) -> Option<u16> {
-    let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    let (host, port) = address.split_once(':')?;
-    if ["127.0.0.1", "localhost"].contains(&host) { port.parse().ok() } else { None }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_guest_joins_a_fleet_of_this_machine_only() {
-        let check = |url: &str, expect: Option<u16>| assert_eq!(loopback_port(url), expect, "{url}");
-        check("http://127.0.0.1:7400", Some(7400));
-        check("localhost:7400/", Some(7400));
-        check("http://10.0.0.1:7400", None);
-        check("http://127.0.0.1", None);
-    }
 
     #[test]
     fn a_splat_fails_a_guest() {

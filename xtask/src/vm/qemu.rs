@@ -47,15 +47,21 @@ impl Machine<'_> {
 
     /// The command that runs it with this filesystem until it powers off.
     ///
-    /// Always in software: /dev/kvm that is there need not work, and then hangs. `timeout` bounds it
-    /// even if we are killed; `--foreground`, so that Ctrl-C reaches it.
+    /// Always in software: /dev/kvm that is there need not work, and then hangs. It ends with the
+    /// thread that starts it, however that ends, and in the foreground it hears Ctrl-C.
     pub(super) fn command(&self, filesystem: &[&[u8]]) -> Result<Command> {
+        // Logs of an earlier run must not be taken for this one's.
+        if self.directory.exists() {
+            fs::remove_dir_all(&self.directory)
+                .with_context(|| format!("remove {}", self.directory.display()))?;
+        }
         fs::create_dir_all(&self.directory).with_context(|| format!("make {}", self.directory.display()))?;
         let initramfs = self.directory.join("initramfs");
         fs::write(&initramfs, filesystem.concat())
             .with_context(|| format!("write {}", initramfs.display()))?;
-        let mut command = Command::new("timeout");
-        command.args(["--foreground", "--kill-after=5", &self.seconds_max.to_string(), "qemu-system-x86_64"]);
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "timeout", "--foreground", "--kill-after=5"]);
+        command.args([&self.seconds_max.to_string(), "qemu-system-x86_64"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]);
         command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", CPUS, "-m", MEMORY_MIB]);
         command.arg("-kernel").arg(self.image).arg("-initrd").arg(initramfs).args(["-append", COMMAND_LINE]);
