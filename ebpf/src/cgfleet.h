@@ -93,7 +93,7 @@ struct cg_walk {
 	__u32 start_level;
 	__u32 resume_at; /* enum cg_at, of the session's cgroup */
 
-	/* Answer of flush_topmost. */
+	/* Answer of flush_locked and flush_unlocked. */
 	__u64 flushed_id; /* 0: nothing had to be flushed */
 	__u64 flush_ns;
 	__u64 flush_mutex_held_ns;

@@ -16,7 +16,10 @@ pub mod abi {
     include!(concat!(env!("OUT_DIR"), "/cgfleet.rs"));
 }
 
-/// `walk.bpf.c`: the locked walk and the flush before it.
+/// `flush_unlocked.bpf.c`: the flush without cgroup_mutex, from Linux 6.2 on.
+pub const FLUSH_UNLOCKED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/flush_unlocked.bpf.o"));
+
+/// `walk.bpf.c`: both engines, and the flush under cgroup_mutex.
 pub const WALK_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/walk.bpf.o"));
 
 #[cfg(test)]

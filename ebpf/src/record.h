@@ -6,16 +6,9 @@
 #ifndef CGFLEET_RECORD_H
 #define CGFLEET_RECORD_H
 
-#include "kernel.h"
+#include "control.h"
 
 /* The agent sets the bounds of the arrays from its configuration. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct cg_walk);
-} walk SEC(".maps");
 
 /* A walk that fills it ends with CG_END_RECORDS_FULL. */
 struct {
@@ -34,13 +27,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct cg_name);
 } names SEC(".maps");
-
-static __always_inline struct cg_walk *the_walk(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&walk, &zero);
-}
 
 static __always_inline void
 record_name(struct cg_walk *w, const struct cg_record *record, const char *text)

@@ -4,8 +4,8 @@
  * array. Nothing goes to the seq_file, whose buffer ends a walk at 32 KiB
  * (kernel/bpf/bpf_iter.c, bpf_seq_read).
  *
- * A walk begins with one session of flush_topmost; then one of the engines
- * visits and records. All of them share the maps, so they are one object.
+ * A walk begins with one session of a flush (control.h); then one of the engines
+ * visits and records. Both engines share the maps, so they are one object.
  */
 #include "flush.h"
 #include "locked.h"

@@ -26,7 +26,9 @@ pub struct Bounds {
 /// The loaded programs, and their maps as memory.
 #[derive(Debug)]
 pub(super) struct Programs {
-    pub(super) flush_topmost: ProgramFd,
+    pub(super) flush_locked: ProgramFd,
+    /// `None` where the kernel does not know references to cgroups (6.1).
+    pub(super) flush_unlocked: Option<UnlockedFlush>,
     pub(super) walk_locked: ProgramFd,
     pub(super) walk_unlocked: ProgramFd,
     pub(super) walk: MappedArray<cg_walk>,
@@ -42,19 +44,17 @@ impl Programs {
         if btf.id_by_type_name_kind("bpf_iter__cgroup", BtfKind::Struct).is_err() {
             return Err(LoadError::NoCgroupIterator);
         }
-        let mut object = cgfleet_ebpf::WALK_OBJECT.to_vec();
-        kfunc::bind(&mut object, |name| btf.id_by_type_name_kind(name, BtfKind::Func).ok())?;
         let mut object = EbpfLoader::new()
             .btf(Some(&btf))
             .map_max_entries("records", bounds.records_max)
             .map_max_entries("names", bounds.names_max)
-            .load(&object)
+            .load(&bound(cgfleet_ebpf::WALK_OBJECT, &btf)?)
             .map_err(|error| refused("the walk's maps", &error))?;
         // The typed one is faster; it needs a kernel that can be told what an address points to.
-        let typed = btf.id_by_type_name_kind("bpf_rdonly_cast", BtfKind::Func).is_ok();
-        let walk_unlocked = if typed { "walk_unlocked" } else { "walk_probed" };
+        let walk_unlocked = if has_kfunc(&btf, "bpf_rdonly_cast") { "walk_unlocked" } else { "walk_probed" };
         Ok(Self {
-            flush_topmost: load_iter(&mut object, "flush_topmost", &btf)?,
+            flush_locked: load_iter(&mut object, "flush_locked", &btf)?,
+            flush_unlocked: UnlockedFlush::load(&btf).or_else(do_without)?,
             walk_locked: load_iter(&mut object, "walk_locked", &btf)?,
             walk_unlocked: load_iter(&mut object, walk_unlocked, &btf)?,
             walk: mapped(&mut object, "walk")?,
@@ -63,6 +63,52 @@ impl Programs {
             _object: object,
         })
     }
+}
+
+/// The flush without cgroup_mutex, with a control block of its own.
+#[derive(Debug)]
+pub(super) struct UnlockedFlush {
+    pub(super) program: ProgramFd,
+    pub(super) walk: MappedArray<cg_walk>,
+    _object: Ebpf,
+}
+
+impl UnlockedFlush {
+    fn load(btf: &Btf) -> Result<Option<Self>, LoadError> {
+        if !has_kfunc(btf, "bpf_cgroup_acquire") {
+            return Ok(None);
+        }
+        let object = bound(cgfleet_ebpf::FLUSH_UNLOCKED_OBJECT, btf)?;
+        let loaded = EbpfLoader::new().btf(Some(btf)).load(&object);
+        let mut object = loaded.map_err(|error| refused("the flush's maps", &error))?;
+        Ok(Some(Self {
+            program: load_iter(&mut object, "flush_unlocked", btf)?,
+            walk: mapped(&mut object, "walk")?,
+            _object: object,
+        }))
+    }
+}
+
+/// What a kernel refuses and there is another way for is said and done without.
+fn do_without(error: LoadError) -> Result<Option<UnlockedFlush>, LoadError> {
+    match error {
+        LoadError::Refused { what, cause } => {
+            tracing::warn!(what, cause, "this kernel flushes under cgroup_mutex");
+            Ok(None)
+        }
+        error => Err(error),
+    }
+}
+
+fn has_kfunc(btf: &Btf, name: &str) -> bool {
+    btf.id_by_type_name_kind(name, BtfKind::Func).is_ok()
+}
+
+/// An object with its kfuncs bound to the running kernel's.
+fn bound(object: &[u8], btf: &Btf) -> Result<Vec<u8>, LoadError> {
+    let mut object = object.to_vec();
+    kfunc::bind(&mut object, |name| btf.id_by_type_name_kind(name, BtfKind::Func).ok())?;
+    Ok(object)
 }
 
 fn load_iter(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<ProgramFd, LoadError> {

@@ -105,9 +105,15 @@ impl Kernel {
             abi::CG_ORDER_ANCESTORS_UP => abi::CG_ORDER_ANCESTORS_UP,
             _ => abi::CG_ORDER_SELF_ONLY,
         };
-        self.programs.walk.set_only(self.control_block(request));
-        session::run(&self.programs.flush_topmost, direction, request.start, &mut self.buffer)?;
-        let walk = self.answer();
+        let block = self.control_block(request);
+        let Programs { flush_locked, flush_unlocked, walk, .. } = &mut self.programs;
+        let (program, control) = match flush_unlocked {
+            Some(unlocked) => (&unlocked.program, &mut unlocked.walk),
+            None => (&*flush_locked, walk),
+        };
+        control.set_only(block);
+        session::run(program, direction, request.start, &mut self.buffer)?;
+        let walk = control.get(0).unwrap_or_default();
         Ok(Flushed {
             cgroup_id: walk.flushed_id,
             flush_ns: walk.flush_ns,

@@ -35,7 +35,7 @@ const BAD_AGENTS: &[Row<'_>] = &[
     (
         "--walk-rows-max=0",
         CONFIGURATION,
-        &["walk_rows_max = 0", "allowed is 1 to 1000000", "--walk-rows-max=65536"],
+        &["walk_rows_max = 0", "allowed is 256 to 1000000", "--walk-rows-max=65536"],
     ),
     ("--walk-rows-max=many", CONFIGURATION, &["walk_rows_max = \"many\"", "allowed is a whole number"]),
     (
