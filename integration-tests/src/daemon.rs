@@ -33,7 +33,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A directory for state that another user can reach too: the private Postgres runs unprivileged.
+/// A directory for state that another user can reach too: the daemons run unprivileged.
 pub fn state_dir() -> Result<TempDir> {
     let dir = tempfile::Builder::new().prefix("cgfleet-test-").tempdir_in("/tmp")?;
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;

@@ -2,7 +2,7 @@
 
 use std::{
     env, fmt,
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Output, Stdio},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -45,6 +45,13 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     if status.success() { Ok(()) } else { Err(CommandFailed::new(command, status).into()) }
 }
 
+/// Prints the command and runs it, its complaints straight to ours: what it writes to stdout.
+pub(crate) fn run_capturing(command: &mut Command) -> Result<String> {
+    println!("$ {}", command_line(command));
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    stdout_of(command, output.with_context(|| cannot_start(command))?)
+}
+
 /// Whether the command can be started and succeeds. Says nothing.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -57,6 +64,13 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(anyhow!(CommandFailed::new(command, output.status)).context(said));
+    }
+    stdout_of(command, output)
+}
+
+fn stdout_of(command: &Command, output: Output) -> Result<String> {
+    if !output.status.success() {
+        return Err(CommandFailed::new(command, output.status).into());
     }
     String::from_utf8(output.stdout).with_context(|| format!("output of `{}`", command_line(command)))
 }

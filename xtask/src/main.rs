@@ -25,7 +25,7 @@ use crate::{
     demo::burn,
     install::{Job, install},
     phases::Phases,
-    vm::Guests,
+    vm::{Guests, Programs},
 };
 
 /// Development tasks of cgfleet; docs/development.md explains them.
@@ -107,10 +107,8 @@ fn perform(task: Task) -> Result<()> {
 
 /// All targets: the tests start the daemons' binaries, which `cargo test` alone does not build, and
 /// one build with the tests' features serves the tests of the host and of the guests.
-fn build_for_tests() -> Command {
-    let mut build = cargo();
-    build.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
-    build
+fn build_for_tests() -> Result<Programs> {
+    Programs::build(cargo().args(["build", "--workspace", "--lib", "--bins", "--tests"]))
 }
 
 fn test(checkout: &Checkout, args: &[String]) -> Result<()> {
@@ -119,10 +117,10 @@ fn test(checkout: &Checkout, args: &[String]) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         println!("not root: the tests that load BPF, make cgroups or network namespaces will fail");
     }
-    phases.run("build", || command::run(&mut build_for_tests()))?;
+    let programs = phases.run("build", build_for_tests)?;
     phases.run("tests", || command::run(cargo().args(["test", "--workspace"]).args(args)))?;
     if args.is_empty() {
-        return phases.run("guests", || Guests::required().run(checkout, &mut build_for_tests()));
+        return phases.run("guests", || Guests::required().run(checkout, &programs));
     }
     println!("arguments choose tests of the host: no guest was booted, `cargo xtask vm` does");
     Ok(())
@@ -131,8 +129,8 @@ fn test(checkout: &Checkout, args: &[String]) -> Result<()> {
 fn vm(checkout: &Checkout, guests: &Guests) -> Result<()> {
     let mut phases = Phases::start("vm");
     phases.run("install", || install(checkout, &[Job::Build, Job::Vm]))?;
-    phases.run("build", || command::run(&mut build_for_tests()))?;
-    phases.run("guests", || guests.run(checkout, &mut build_for_tests()))
+    let programs = phases.run("build", build_for_tests)?;
+    phases.run("guests", || guests.run(checkout, &programs))
 }
 
 /// The scenarios, their baselines and their figures belong to integration-tests.

@@ -21,7 +21,7 @@ const POLL_EVERY: Duration = Duration::from_millis(20);
 pub(super) struct StateDir(TempDir);
 
 impl StateDir {
-    /// A fresh directory that the unprivileged Postgres reaches too: not below the checkout, which
+    /// A fresh directory that the unprivileged daemons reach too: not below the checkout, which
     /// may lie in a home directory of mode 0700.
     pub(super) fn create() -> Result<Self> {
         let parent = ["/var/tmp", "/tmp"].map(Path::new).into_iter().find(|dir| dir.is_dir());

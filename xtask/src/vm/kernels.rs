@@ -15,7 +15,7 @@ use super::apt::Apt;
 
 /// A line of kernels, of which the latest package is booted.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Series {
+pub(super) enum Series {
     /// The oldest that is supported.
     #[value(name = "6.1")]
     V6_1,
@@ -33,7 +33,7 @@ const BACKPORTS: &str = "trixie-backports";
 
 impl Series {
     /// What `cargo xtask test` boots, and `cargo xtask vm` unless told otherwise.
-    pub(crate) const REQUIRED: [Self; 2] = [Self::V6_1, Self::V6_12];
+    pub(super) const REQUIRED: [Self; 2] = [Self::V6_1, Self::V6_12];
 
     pub(super) fn name(self) -> &'static str {
         match self {

@@ -12,13 +12,17 @@ mod qemu;
 mod report;
 mod sources;
 
-use std::{fs, path::Path, process::Command, sync::Mutex, thread};
+use std::{fs, path::Path, sync::Mutex, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum as _};
 
-pub(crate) use self::kernels::Series;
-use self::{kernels::Kernel, programs::Programs, qemu::Machine, report::Report};
+pub(crate) use self::programs::Programs;
+use self::{
+    kernels::{Kernel, Series},
+    qemu::Machine,
+    report::Report,
+};
 use crate::{
     checkout::Checkout,
     command::{self, CommandFailed},
@@ -56,8 +60,8 @@ impl Guests {
         Self { kernels: Vec::new(), all: false, join: None, arguments: Vec::new() }
     }
 
-    /// Boots them. `build` is the command that has built the programs.
-    pub(crate) fn run(&self, checkout: &Checkout, build: &mut Command) -> Result<()> {
+    /// Boots them with these programs inside.
+    pub(crate) fn run(&self, checkout: &Checkout, programs: &Programs) -> Result<()> {
         ensure!(
             cfg!(target_arch = "x86_64"),
             "guests have this machine's architecture, and only x86_64 is known"
@@ -65,7 +69,7 @@ impl Guests {
         let directory = checkout.target.join("vm");
         let kernels = self.series().into_iter().map(|series| Kernel::obtain(series, &directory));
         let kernels = kernels.collect::<Result<Vec<_>>>()?;
-        let common = initramfs::common(&Programs::of(build)?)?;
+        let common = initramfs::common(programs)?;
         match &self.join {
             Some(server) => fleet::join(&kernels, &directory, &common, server),
             None => test(&kernels, &directory, &common, &self.arguments),

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::command;
 
 /// The programs of this workspace that guests start.
-pub(super) struct Programs {
+pub(crate) struct Programs {
     /// The programs that users start: name and file.
     pub(super) products: Vec<(String, PathBuf)>,
     /// The test executables of integration-tests: name and file.
@@ -19,10 +19,9 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Asks cargo, which builds nothing if this build was just done.
-    pub(super) fn of(build: &mut Command) -> Result<Self> {
-        let messages = command::capture(build.arg("--message-format=json-render-diagnostics"))?;
-        Self::read(&messages)
+    /// Builds with this command of cargo's.
+    pub(crate) fn build(build: &mut Command) -> Result<Self> {
+        Self::read(&command::run_capturing(build.arg("--message-format=json-render-diagnostics"))?)
     }
 
     fn read(messages: &str) -> Result<Self> {
