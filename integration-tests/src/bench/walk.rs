@@ -22,8 +22,8 @@ use crate::{
     walk::{by_path, spec},
 };
 
-/// Of the locked walk, flush included, to pread on kept descriptors.
-const LOCKED_WALK_REACH: f64 = 1.0 / 3.0;
+/// Of a walk by either engine, flush included, to pread on kept descriptors.
+const WALK_REACH: f64 = 1.0 / 3.0;
 /// Of the whole gRPC round trip to open, read and close.
 const ROUND_TRIP_REACH: f64 = 1.0;
 
@@ -43,12 +43,16 @@ const SHAPES: [Shape; 3] = [
 
 /// What one round measured.
 struct Round {
+    unlocked_walk_ns: f64,
     locked_walk_ns: f64,
+    /// Of the unlocked walk.
     round_trip_ns: f64,
     pread_kept_ns: f64,
     open_read_close_ns: f64,
     readdir_walk_ns: f64,
-    mutex_held_us: f64,
+    unlocked_mutex_held_us: f64,
+    locked_mutex_held_us: f64,
+    slice_us: f64,
 }
 
 pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
@@ -89,13 +93,12 @@ fn per_cgroup_ns(took: Duration, cgroups: u32) -> f64 {
     took.as_secs_f64() * 1e9 / f64::from(cgroups)
 }
 
-fn measure(bench: &Bench, shape: &Shape, tree: &TestTree, directories: &[PathBuf]) -> Result<[Row; 6]> {
+fn measure(bench: &Bench, shape: &Shape, tree: &TestTree, directories: &[PathBuf]) -> Result<[Row; 9]> {
     let files = CpuStatFiles::open(tree.directory(""), directories)?;
     // An agent for each tree: none knows names of another's.
     let agent = bench.block_on(Start::agent()?.start())?;
     let mut client = bench.block_on(async { agent.agent() })?;
     let mut cpu_group = spec(by_path(tree.path("")), CgroupOrder::DescendantsPre);
-    cpu_group.engine = WalkEngine::Locked.into();
     cpu_group.read_mask = Some(FieldMask { paths: vec!["cpu".to_owned()] });
     let read = |reader: fn(&CpuStatFiles) -> Result<Found>, cgroups: u32| {
         let (found, took) = timed(|| reader(&files));
@@ -104,17 +107,28 @@ fn measure(bench: &Bench, shape: &Shape, tree: &TestTree, directories: &[PathBuf
         Ok(per_cgroup_ns(took, cgroups))
     };
     let (cgroups, kept_fds) = (shape.cgroups(), files.kept_count()?);
+    let in_kernel_ns = |summary: &WalkSummary| {
+        per_cgroup_ns(Duration::from_nanos(summary.flush_ns + summary.walk_ns), cgroups)
+    };
+    let us = |ns| Duration::from_nanos(ns).as_secs_f64() * 1e6;
     let rounds = bench.rounds(shape.rounds, || {
-        let spec = cpu_group.clone();
-        let (summary, round_trip) = timed(|| bench.block_on(walk(&mut client, spec, cgroups)));
-        let summary = summary?;
+        let mut by = |engine: WalkEngine| {
+            let spec = WalkSpec { engine: engine.into(), ..cpu_group.clone() };
+            let (summary, round_trip) = timed(|| bench.block_on(walk(&mut client, spec, cgroups)));
+            summary.map(|summary| (summary, round_trip))
+        };
+        let (locked, _) = by(WalkEngine::Locked)?;
+        let (unlocked, round_trip) = by(WalkEngine::Unlocked)?;
         Ok(Round {
-            locked_walk_ns: per_cgroup_ns(Duration::from_nanos(summary.flush_ns + summary.walk_ns), cgroups),
+            unlocked_walk_ns: in_kernel_ns(&unlocked),
+            locked_walk_ns: in_kernel_ns(&locked),
             round_trip_ns: per_cgroup_ns(round_trip, cgroups),
             pread_kept_ns: read(CpuStatFiles::pread_kept, kept_fds)?,
             open_read_close_ns: read(CpuStatFiles::open_read_close, cgroups)?,
             readdir_walk_ns: read(CpuStatFiles::readdir_walk, cgroups)?,
-            mutex_held_us: Duration::from_nanos(summary.cgroup_mutex_held_ns_max).as_secs_f64() * 1e6,
+            unlocked_mutex_held_us: us(unlocked.cgroup_mutex_held_ns_max),
+            locked_mutex_held_us: us(locked.cgroup_mutex_held_ns_max),
+            slice_us: us(unlocked.unbroken_ns_max()),
         })
     })?;
     Ok(to_rows(shape, kept_fds, &rounds))
@@ -122,6 +136,7 @@ fn measure(bench: &Bench, shape: &Shape, tree: &TestTree, directories: &[PathBuf
 
 /// Walks on a connection that stays open, decodes every row and lets it go.
 async fn walk(client: &mut AgentServiceClient<Channel>, spec: WalkSpec, cgroups: u32) -> Result<WalkSummary> {
+    let engine = spec.engine();
     let mut stream = client.walk(WalkRequest { spec: Some(spec) }).await?.into_inner();
     let (mut rows_with_cpu, mut summary) = (0, None);
     while let Some(response) = stream.message().await? {
@@ -136,7 +151,7 @@ async fn walk(client: &mut AgentServiceClient<Channel>, spec: WalkSpec, cgroups:
     let summary = summary.context("no summary")?;
     ensure!(
         summary.end() == WalkEnd::Complete
-            && summary.engine() == WalkEngine::Locked
+            && summary.engine() == engine
             && summary.flushed_cgroup_id != 0
             && rows_with_cpu == cgroups as usize,
         "not the whole walk of {cgroups} cgroups: {rows_with_cpu} rows with cpu, {summary:?}"
@@ -144,22 +159,25 @@ async fn walk(client: &mut AgentServiceClient<Channel>, spec: WalkSpec, cgroups:
     Ok(summary)
 }
 
-fn to_rows(shape: &Shape, kept_fds: u32, rounds: &[Round]) -> [Row; 6] {
+fn to_rows(shape: &Shape, kept_fds: u32, rounds: &[Round]) -> [Row; 9] {
     let pread_name = format!("pread on {kept_fds} kept fds");
     let figure = |name: &str, unit, value: fn(&Round) -> f64| {
         Figure::new(format!("{}: {name}", shape.name), unit, rounds.iter().map(value).collect())
     };
     let per_cgroup = |name, value| figure(name, "ns/cgroup", value);
+    let unlocked_walk = per_cgroup("unlocked walk with flush", |round| round.unlocked_walk_ns);
     let locked_walk = per_cgroup("locked walk with flush", |round| round.locked_walk_ns);
-    let round_trip = per_cgroup("the same, gRPC round trip", |round| round.round_trip_ns);
+    let round_trip = per_cgroup("unlocked, gRPC round trip", |round| round.round_trip_ns);
     let pread_kept = per_cgroup(&pread_name, |round| round.pread_kept_ns);
     let open_read_close = per_cgroup("open+read+close", |round| round.open_read_close_ns);
     let readdir_walk = per_cgroup("readdir walk", |round| round.readdir_walk_ns);
-    let mutex_held = figure("cgroup_mutex held, peak", "us", |round| round.mutex_held_us);
     [
-        locked_walk.row_against(&pread_kept, LOCKED_WALK_REACH),
+        unlocked_walk.row_against(&pread_kept, WALK_REACH),
+        locked_walk.row_against(&pread_kept, WALK_REACH),
         round_trip.row_against(&open_read_close, ROUND_TRIP_REACH),
-        mutex_held.row_of_peak(),
+        figure("unlocked, longest slice, peak", "us", |round| round.slice_us).row_of_peak(),
+        figure("unlocked, cgroup_mutex held, peak", "us", |round| round.unlocked_mutex_held_us).row_of_peak(),
+        figure("locked, cgroup_mutex held, peak", "us", |round| round.locked_mutex_held_us).row_of_peak(),
         pread_kept.row(),
         open_read_close.row(),
         readdir_walk.row(),
