@@ -2,7 +2,7 @@
 
 use std::{
     env, fmt,
-    process::{Command, ExitStatus, Output, Stdio},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -49,7 +49,11 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 pub(crate) fn run_capturing(command: &mut Command) -> Result<String> {
     println!("$ {}", command_line(command));
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    stdout_of(command, output.with_context(|| cannot_start(command))?)
+    let output = output.with_context(|| cannot_start(command))?;
+    if !output.status.success() {
+        return Err(CommandFailed::new(command, output.status).into());
+    }
+    text(command, output.stdout)
 }
 
 /// Whether the command can be started and succeeds. Says nothing.
@@ -65,14 +69,11 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(anyhow!(CommandFailed::new(command, output.status)).context(said));
     }
-    stdout_of(command, output)
+    text(command, output.stdout)
 }
 
-fn stdout_of(command: &Command, output: Output) -> Result<String> {
-    if !output.status.success() {
-        return Err(CommandFailed::new(command, output.status).into());
-    }
-    String::from_utf8(output.stdout).with_context(|| format!("output of `{}`", command_line(command)))
+fn text(command: &Command, stdout: Vec<u8>) -> Result<String> {
+    String::from_utf8(stdout).with_context(|| format!("output of `{}`", command_line(command)))
 }
 
 pub(crate) fn cannot_start(command: &Command) -> String {

@@ -31,7 +31,7 @@ use crate::{
 /// As many guests run at a time: each has two CPUs and keeps one busy.
 const GUESTS_AT_A_TIME: usize = 2;
 
-/// Ends a guest that hangs. The tests take two minutes on a busy machine.
+/// Ends a guest that hangs. The tests take three minutes on a busy machine.
 const TESTS_SECONDS_MAX: u32 = 600;
 
 /// How much of a failed guest's logs is shown.
