@@ -63,6 +63,7 @@ fn bad_specs() -> Vec<(Option<WalkSpec>, Refusal<'static>)> {
         (None, invalid(&["spec", "a walk's specification"])),
         (Some(WalkSpec { order: 0, ..root() }), invalid(&["spec.order", "CGROUP_ORDER_"])),
         (Some(WalkSpec { order: 99, ..root() }), invalid(&["spec.order", "\"99\"", "CGROUP_ORDER_"])),
+        (Some(WalkSpec { engine: 99, ..root() }), invalid(&["spec.engine", "\"99\""])),
         (
             Some(WalkSpec { read_mask: Some(reading("disk")), ..root() }),
             invalid(&["read_mask", "\"disk\"", "allowed: cpu, cpu.usage_usec"]),

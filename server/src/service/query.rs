@@ -6,8 +6,8 @@ use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{
         AgentServiceFlushResponse, CgroupOrder, FleetServiceFlushRequest, FleetServiceFlushResponse,
-        HostFlush, HostResult, HostSelector, QueryRequest, QueryResponse, QuerySummary, WalkEnd, WalkSpec,
-        fleet_service_flush_response, host_result, query_response::Event,
+        HostFlush, HostResult, HostSelector, QueryRequest, QueryResponse, QuerySummary, WalkEnd, WalkEngine,
+        WalkSpec, fleet_service_flush_response, host_result, query_response::Event,
     },
 };
 use cgfleet_rpc::{deadline, wire_error::WireError};
@@ -124,6 +124,9 @@ fn checked(spec: Option<WalkSpec>) -> Result<WalkSpec, WireError> {
     if matches!(CgroupOrder::try_from(spec.order), Err(_) | Ok(CgroupOrder::Unspecified)) {
         let allowed = "an order of CgroupOrder other than CGROUP_ORDER_UNSPECIFIED";
         return Err(WireError::invalid_field("spec.order", spec.order, allowed));
+    }
+    if WalkEngine::try_from(spec.engine).is_err() {
+        return Err(WireError::invalid_field("spec.engine", spec.engine, "an engine of WalkEngine"));
     }
     Ok(spec)
 }
