@@ -21,7 +21,7 @@ pub const DAEMON: Daemon = Daemon {
 const WALK_ROWS_LIMIT: u32 = 1_000_000;
 
 /// A walk upward is one slice, so a slice has room for the deepest tree.
-const WALK_ROWS_MIN: u32 = 256;
+const SLICE_ROWS_MIN: u32 = 256;
 
 /// The agent's configuration.
 #[derive(Debug, Clone, confique::Config)]
@@ -48,17 +48,20 @@ pub struct AgentConfig {
     /// Time between two ticks of a subscription; 100ms to 1h.
     #[config(default = "10s")]
     pub sample_interval: HumanDuration,
-    /// The most cgroups of one slice, and the most that the locked engine returns; 256 to 1000000.
-    /// Costs 48 bytes each.
-    #[config(default = 65536)]
+    /// The most cgroups that one walk returns; 1 to 1000000.
+    #[config(default = 1_000_000)]
     pub walk_rows_max: u32,
     /// The longest that a walk keeps its CPU without a point to reschedule; 10us to 10ms.
     #[config(default = "200us")]
-    pub walk_slice_max: HumanDuration,
+    pub slice_time_max: HumanDuration,
+    /// The most cgroups of one slice, and the most that the locked engine returns; 256 to 1000000.
+    /// Costs 48 bytes each.
+    #[config(default = 65536)]
+    pub slice_rows_max: u32,
     /// The most names of new cgroups of one slice, and the deepest tree; 256 to 1000000. Costs 272 bytes
     /// each.
     #[config(default = 8192)]
-    pub walk_names_max: u32,
+    pub slice_names_max: u32,
     /// The most requests that wait for the walker; more are refused. 1 to 65536.
     #[config(default = 64)]
     pub walk_queue_max: u32,
@@ -79,8 +82,9 @@ impl Checked for AgentConfig {
             let allowed = || InvalidValue::new(field, format!("{min} to {max}"));
             if (min..=max).contains(&value) { Ok(()) } else { Err(allowed()) }
         };
-        within("walk_rows_max", self.walk_rows_max, WALK_ROWS_MIN, WALK_ROWS_LIMIT)?;
-        within("walk_names_max", self.walk_names_max, WALK_ROWS_MIN, WALK_ROWS_LIMIT)?;
+        within("walk_rows_max", self.walk_rows_max, 1, WALK_ROWS_LIMIT)?;
+        within("slice_rows_max", self.slice_rows_max, SLICE_ROWS_MIN, WALK_ROWS_LIMIT)?;
+        within("slice_names_max", self.slice_names_max, SLICE_ROWS_MIN, WALK_ROWS_LIMIT)?;
         within("walk_queue_max", self.walk_queue_max, 1, 65_536)?;
         within("subscribers_max", self.subscribers_max, 1, 65_536)?;
         let interval_ms = self.sample_interval.get().as_millis();
@@ -97,12 +101,21 @@ impl Checked for AgentConfig {
                 return Err(InvalidValue::new(field, "host:port or http://host:port"));
             }
         }
-        if self.server_url.is_some()
-            && self.advertise_address.is_none()
-            && self.listen_address.ip().is_unspecified()
-        {
-            let allowed = "one address while advertise_address is unset: the server cannot dial 'any'";
-            return Err(InvalidValue::new("listen_address", allowed));
+        self.check_reachable()
+    }
+}
+
+impl AgentConfig {
+    /// Without an advertise_address the server dials the address that is listened on.
+    fn check_reachable(&self) -> Result<(), InvalidValue> {
+        let (Some(server), None) = (&self.server_url, &self.advertise_address) else { return Ok(()) };
+        let refused = |allowed| Err(InvalidValue::new("listen_address", allowed));
+        let listened_on = self.listen_address.ip();
+        if listened_on.is_unspecified() {
+            return refused("one address while advertise_address is unset: the server cannot dial 'any'");
+        }
+        if listened_on.is_loopback() && !channel::is_loopback(server) {
+            return refused("an address that the server can dial, or set advertise_address");
         }
         Ok(())
     }

@@ -30,8 +30,12 @@ impl From<WalkError> for WireError {
                     .with("value", queue_max)
             }
             WalkError::Restarted { .. } => Self::new(Code::Aborted, ErrorReason::WalkInterrupted, message),
+            WalkError::TooDeep => Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
+                .with("limit", "slice_names_max"),
             WalkError::Stopped => Self::new(Code::Unavailable, ErrorReason::ShuttingDown, message),
-            WalkError::Kernel(_) => Self::new(Code::Internal, ErrorReason::Internal, message),
+            WalkError::Kernel(_) | WalkError::Reopen { .. } => {
+                Self::new(Code::Internal, ErrorReason::Internal, message)
+            }
         }
     }
 }

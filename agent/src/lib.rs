@@ -47,9 +47,9 @@ impl Prepared {
     pub fn new(config: &AgentConfig) -> Result<Self, AgentError> {
         let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure))?;
         let bounds = Bounds {
-            records_max: config.walk_rows_max,
-            names_max: config.walk_names_max,
-            slice_max: config.walk_slice_max.get(),
+            records_max: config.slice_rows_max,
+            names_max: config.slice_names_max,
+            slice_max: config.slice_time_max.get(),
         };
         Ok(Self { listener, kernel: Kernel::load(bounds)? })
     }
@@ -69,7 +69,7 @@ pub async fn run(
         config.server_url.as_deref().map(channel::connect_lazy).transpose().map_err(AgentError::ServerUrl)?;
 
     let hierarchies = Hierarchies::read()?;
-    let engine = Engine::new(kernel, hierarchies.clone());
+    let engine = Engine::new(kernel, hierarchies.clone(), config.walk_rows_max);
     let walker = Walker::start(engine, config.walk_queue_max as usize).map_err(AgentError::Thread)?;
     let sampler = Sampler::start(walker.clone(), config.sample_interval.get(), shutdown.clone());
 

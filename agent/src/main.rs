@@ -31,6 +31,7 @@ fn main() -> ExitCode {
 /// may have a hand in.
 fn start(config: AgentConfig) -> anyhow::Result<()> {
     trace::init(DAEMON.name, &config.log, config.log_format)?;
+    shutdown::exit_on_panic();
     let mut run_as = RunAs::resolve(&config.user)?;
     let prepared = Prepared::new(&config)?;
     run_as.own_directory(&config.state_dir)?;

@@ -40,7 +40,7 @@ enum cg_end {
 
 /*
  * Where in the tree an unlocked walk stands with respect to one cgroup. A slice
- * ends behind a cgroup that it recorded, so never at CG_AT_ENTER.
+ * ends behind a cgroup, so never at CG_AT_ENTER.
  */
 enum cg_at {
 	CG_AT_ENTER = 0, /* it was just reached */
@@ -116,7 +116,7 @@ struct cg_walk {
 	__u64 cursor_parent_id;
 	__u64 cursor_serial; /* siblings are in the order of their serials */
 	__u32 cursor_at; /* enum cg_at */
-	__u32 padding2;
+	__u32 hierarchy_id; /* of the session's cgroup */
 
 	__u64 session_held_ns; /* time for which the session held cgroup_mutex */
 

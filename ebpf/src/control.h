@@ -43,8 +43,10 @@ static __always_inline bool is_topmost(const struct cg_walk *w,
 static __always_inline bool is_flush_needed(const struct cg_walk *w,
 					    struct cgroup *cgrp)
 {
-	return cgrp->level > 0 || w->order == CG_ORDER_DESCENDANTS_PRE ||
-	       w->order == CG_ORDER_DESCENDANTS_POST;
+	if (cgrp->level > 0)
+		return true;
+	return w->max_depth > 0 && w->order != CG_ORDER_SELF_ONLY &&
+	       w->order != CG_ORDER_ANCESTORS_UP;
 }
 
 #endif

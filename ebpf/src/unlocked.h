@@ -16,10 +16,10 @@
 
 #include "record.h"
 
-/* A slice looks at the clock once in so many records; a power of two. */
-#define RECORDS_PER_LOOK 32
+/* A slice looks at the clock once in so many cgroups; a power of two. */
+#define VISITS_PER_LOOK 32
 /* Never reached: a slice ends long before, by its records or by its time. */
-#define STEPS_MAX	 (1 << 22)
+#define STEPS_MAX	(1 << 22)
 
 #define CSS_CHILDREN bpf_core_field_offset(struct cgroup_subsys_state, children)
 #define CSS_SIBLING  bpf_core_field_offset(struct cgroup_subsys_state, sibling)
@@ -31,6 +31,7 @@ struct slice {
 	__u64 started_ns;
 	struct place place; /* of css */
 	__u32 at; /* enum cg_at */
+	__u32 visits;
 };
 
 /* From 6.2 on the verifier can be told of what type an address is. */
@@ -44,20 +45,23 @@ static __always_inline struct cgroup_subsys_state *css_at(__u64 address,
 		bpf_core_type_id_kernel(struct cgroup_subsys_state));
 }
 
-/* Records the slice's cgroup if it is online. True: the slice ends behind it. */
+/*
+ * Records the slice's cgroup if it is online. True: the slice ends behind it;
+ * dying cgroups stay in the lists for long, so that may be one of them.
+ */
 static __always_inline bool visit(struct cg_walk *w, struct slice *slice,
 				  bool probed)
 {
 	struct cgroup_subsys_state *css = css_at(slice->css, probed);
 	struct cgroup *cgrp = READ(probed, css, cgroup);
 
-	if (!(READ(probed, css, flags) & CSS_ONLINE))
-		return false;
-	w->end = record_cgroup(w, cgrp, &slice->place, probed);
+	if (READ(probed, css, flags) & CSS_ONLINE)
+		w->end = record_cgroup(w, cgrp, &slice->place, probed);
 	if (w->end)
 		return true;
+	slice->visits++;
 	if (w->records < w->records_max && w->names < w->names_max &&
-	    ((w->records & (RECORDS_PER_LOOK - 1)) ||
+	    ((slice->visits & (VISITS_PER_LOOK - 1)) ||
 	     bpf_ktime_get_ns() - slice->started_ns < w->slice_ns_max))
 		return false;
 	w->cursor_id = READ(probed, cgrp, kn, id);
@@ -232,6 +236,7 @@ static __always_inline void begin_slice(struct cg_walk *w, struct slice *slice)
 	slice->place.hierarchy_id =
 		BPF_CORE_READ(css, cgroup, root, hierarchy_id);
 	slice->place.level = BPF_CORE_READ(css, cgroup, level);
+	w->hierarchy_id = slice->place.hierarchy_id;
 	slice->at = w->resume_at;
 	if (!w->start_id) {
 		w->start_id = BPF_CORE_READ(css, cgroup, kn, id);

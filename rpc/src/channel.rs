@@ -1,6 +1,6 @@
 //! Channels to an agent or the server.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use tonic::{
     service::interceptor::InterceptedService,
@@ -42,6 +42,15 @@ pub fn check_target(target: &str) -> Result<(), InvalidTarget> {
     endpoint(target).map(drop)
 }
 
+/// Whether `target` names this host by a loopback address or as `localhost`.
+pub fn is_loopback(target: &str) -> bool {
+    let host = endpoint(target).ok().and_then(|endpoint| endpoint.uri().host().map(str::to_owned));
+    host.is_some_and(|host| {
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    })
+}
+
 fn endpoint(target: &str) -> Result<Endpoint, InvalidTarget> {
     let invalid = || InvalidTarget { target: target.to_owned() };
     let url = if target.contains("://") { target.to_owned() } else { format!("http://{target}") };
@@ -64,6 +73,19 @@ pub struct InvalidTarget {
 #[cfg(test)]
 mod tests {
     use super::endpoint;
+
+    #[test]
+    fn loopback_is_told_by_address_or_name() {
+        for (target, expect) in [
+            ("127.0.0.1:1", true),
+            ("http://[::1]:1", true),
+            ("localhost:1", true),
+            ("10.0.0.1:1", false),
+            ("a:1", false),
+        ] {
+            assert_eq!(super::is_loopback(target), expect, "{target}");
+        }
+    }
 
     #[test]
     fn an_address_has_a_host_and_a_port() {

@@ -67,6 +67,7 @@ pub async fn serve(
         result = &mut serving => return Ok(result?),
         () = shutdown.cancelled() => {}
     }
+    reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     for name in names {
         reporter.set_service_status(*name, tonic_health::ServingStatus::NotServing).await;
     }

@@ -22,3 +22,16 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
     });
     Ok(token)
 }
+
+/// What Rust exits with when the main thread panics.
+const PANIC_EXIT_CODE: i32 = 101;
+
+/// Makes a panic in any thread end the process, after it was reported: a daemon without its walker or
+/// its writer would look well and do nothing. What supervises it starts it again.
+pub fn exit_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(PANIC_EXIT_CODE);
+    }));
+}

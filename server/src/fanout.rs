@@ -10,7 +10,10 @@ use cgfleet_proto::v1::{
     WalkSummary, agent_service_client::AgentServiceClient, walk_response::Event,
 };
 use futures::{StreamExt as _, stream};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tonic::Request;
 
 use crate::{error::CallError, hosts::Host};
@@ -58,8 +61,25 @@ pub(crate) enum HostCallError {
 pub(crate) struct Limits {
     /// How long one host may take.
     pub(crate) host_timeout: Duration,
+    /// When the caller has to have its answer, whoever is still to be asked then.
+    pub(crate) deadline: Option<Instant>,
     /// How many hosts are asked at the same time.
     pub(crate) hosts_max: usize,
+}
+
+impl Limits {
+    /// How long the host may take whose turn it is now.
+    fn of_next_host(self) -> Duration {
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        left.map_or(self.host_timeout, |left| left.min(self.host_timeout))
+    }
+}
+
+/// A request that tells the host how long it has.
+fn request_within<T>(limit: Duration, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(limit);
+    request
 }
 
 /// Walks on every host; parts go to `parts` as they come, one `Walked` a host.
@@ -72,10 +92,10 @@ pub(crate) async fn walk_all(
     let walks = stream::iter(hosts).for_each_concurrent(limits.hosts_max, |host| {
         let (spec, parts) = (spec.clone(), parts.clone());
         async move {
-            let mut rows = 0;
-            let walking = walk_one(&host, spec, &parts, &mut rows);
-            let walked = timeout(limits.host_timeout, walking).await;
-            let outcome = walked.unwrap_or_else(|_| Err(timed_out(&host, limits.host_timeout)));
+            let (mut rows, limit) = (0, limits.of_next_host());
+            let request = request_within(limit, WalkRequest { spec: Some(spec) });
+            let walked = timeout(limit, walk_one(&host, request, &parts, &mut rows)).await;
+            let outcome = walked.unwrap_or_else(|_| Err(timed_out(&host, limit)));
             // Fails when the caller has gone; the walk has then ended too.
             drop(parts.send(Part::Walked(HostWalk { host, rows, outcome })).await);
         }
@@ -89,13 +109,12 @@ pub(crate) async fn walk_all(
 
 async fn walk_one(
     host: &Host,
-    spec: WalkSpec,
+    request: Request<WalkRequest>,
     parts: &mpsc::Sender<Part>,
     rows: &mut u64,
 ) -> Result<WalkSummary, HostCallError> {
     let address = host.record().address;
     let failed = |source: CallError| HostCallError::Call { address: address.clone(), source };
-    let request = Request::new(WalkRequest { spec: Some(spec) });
     let mut messages = AgentServiceClient::new(host.channel())
         .walk(request)
         .await
@@ -131,14 +150,15 @@ pub(crate) fn flush_all(
     let flushes = stream::iter(hosts).map(move |host| {
         let target = target.clone();
         async move {
-            let request = Request::new(AgentServiceFlushRequest { target });
+            let limit = limits.of_next_host();
+            let request = request_within(limit, AgentServiceFlushRequest { target });
             let mut agent = AgentServiceClient::new(host.channel());
-            let outcome = match timeout(limits.host_timeout, agent.flush(request)).await {
+            let outcome = match timeout(limit, agent.flush(request)).await {
                 Ok(Ok(response)) => answer_of(&host, response.into_inner()),
                 Ok(Err(status)) => {
                     Err(HostCallError::Call { address: host.record().address, source: status.into() })
                 }
-                Err(_) => Err(timed_out(&host, limits.host_timeout)),
+                Err(_) => Err(timed_out(&host, limit)),
             };
             (host, outcome)
         }

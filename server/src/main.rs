@@ -32,6 +32,7 @@ fn main() -> ExitCode {
 /// Takes its port and its state directory, then gives up every privilege, then starts threads and Postgres.
 fn start(config: ServerConfig) -> anyhow::Result<()> {
     trace::init(DAEMON.name, &config.log, config.log_format)?;
+    shutdown::exit_on_panic();
     let mut run_as = RunAs::resolve(&config.user)?;
     let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure))?;
     if config.database_url.is_none() {

@@ -141,13 +141,16 @@ impl Hierarchies {
             })?;
             (hierarchy, hierarchy.directory(path))
         };
-        open(hierarchy.id, &directory).map_err(LocateError::NoSuchCgroup)
+        open(hierarchy.id, &directory).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => LocateError::Closed(error),
+            _ => LocateError::NoSuchCgroup(error),
+        })
     }
 
-    /// Finds a cgroup by its path in a hierarchy; `None` if it is not there.
-    pub fn locate_in(&self, hierarchy_id: u32, path: &[u8]) -> Option<Located> {
-        let hierarchy = self.by_id(hierarchy_id)?;
-        open(hierarchy.id, &hierarchy.directory(path)).ok()
+    /// Opens a cgroup by its path in a hierarchy.
+    pub fn locate_in(&self, hierarchy_id: u32, path: &[u8]) -> io::Result<Located> {
+        let hierarchy = self.by_id(hierarchy_id).ok_or(io::ErrorKind::NotFound)?;
+        open(hierarchy.id, &hierarchy.directory(path))
     }
 
     /// What `hierarchy` of a target may be, for people.
@@ -227,6 +230,9 @@ pub enum LocateError {
         /// What is.
         mounted: String,
     },
+    /// The directory is closed to the agent's user.
+    #[error("the agent may not open it: {0}; ask by id")]
+    Closed(io::Error),
     /// There is no such directory.
     #[error("no such cgroup: {0}")]
     NoSuchCgroup(io::Error),

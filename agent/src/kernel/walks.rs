@@ -45,6 +45,8 @@ pub struct Cursor {
     pub cgroup_id: u64,
     /// That cgroup's parent, to go on from if the cgroup is gone.
     pub parent_id: u64,
+    /// The hierarchy of both.
+    pub hierarchy_id: u32,
     serial: u64,
     at: abi::cg_at,
     start_id: u64,
@@ -52,6 +54,21 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// The cgroup that the walk began at.
+    pub fn start_id(self) -> u64 {
+        self.start_id
+    }
+
+    /// Whether the slice ended behind the cgroup that the walk began at.
+    pub fn is_at_start(self) -> bool {
+        self.cgroup_id == self.start_id
+    }
+
+    /// Whether that cgroup's descendants are done, or were never to be visited.
+    pub fn is_done_below(self) -> bool {
+        self.at == abi::CG_AT_ADVANCE
+    }
+
     /// To go on from the parent, behind where the cgroup was.
     #[must_use]
     pub fn from_parent(self) -> Self {
@@ -182,6 +199,7 @@ impl Kernel {
         let cursor = (walk.end == abi::CG_END_SLICE).then_some(Cursor {
             cgroup_id: walk.cursor_id,
             parent_id: walk.cursor_parent_id,
+            hierarchy_id: walk.hierarchy_id,
             serial: walk.cursor_serial,
             at: walk.cursor_at,
             start_id: walk.start_id,

@@ -31,6 +31,7 @@ const UNSEEN_MAX: Duration = Duration::from_mins(10);
 pub struct Engine {
     pub(super) kernel: Kernel,
     pub(super) hierarchies: Hierarchies,
+    rows_max: u32,
     pub(super) tree: Tree,
     /// By hierarchy: the lowest serial that no walk has named yet.
     pub(super) unnamed_from: HashMap<u32, u64>,
@@ -68,10 +69,10 @@ impl Found {
 }
 
 impl Engine {
-    /// An engine over a loaded kernel side.
-    pub fn new(kernel: Kernel, hierarchies: Hierarchies) -> Self {
+    /// An engine over a loaded kernel side; a walk returns at most `rows_max` cgroups.
+    pub fn new(kernel: Kernel, hierarchies: Hierarchies, rows_max: u32) -> Self {
         let (tree, unnamed_from) = (Tree::default(), HashMap::new());
-        Self { kernel, hierarchies, tree, unnamed_from, tidied_at: Instant::now() }
+        Self { kernel, hierarchies, rows_max, tree, unnamed_from, tidied_at: Instant::now() }
     }
 
     pub(super) fn walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError> {
@@ -93,7 +94,7 @@ impl Engine {
             start: found.start(),
             order: spec.order.to_abi(),
             groups: decode::groups_of(spec.metrics),
-            limit: spec.limit,
+            limit: if spec.limit == 0 { self.rows_max } else { spec.limit.min(self.rows_max) },
             stop_at_id: stop_at.map_or(0, |stop_at| stop_at.cgroup_id()),
             max_depth: spec.max_depth.unwrap_or(u32::MAX),
             names_from: self.unnamed_from.get(&found.hierarchy_id()).copied().unwrap_or_default(),
@@ -102,7 +103,13 @@ impl Engine {
         let flush = request.groups != 0 && found.hierarchy_id() == 0;
         let flushed = if flush { self.kernel.flush_topmost(&request)? } else { Flushed::default() };
         let flushed_at = (flushed.cgroup_id != 0).then(SystemTime::now);
-        let Recorded { records, end, cost } = self.record(&request, spec.order, spec.engine)?;
+        let Recorded { records, end, cost } = self.record(&request, spec.engine)?;
+        let limited_by_us = end == WalkEnd::Limit && (spec.limit == 0 || spec.limit > self.rows_max);
+        let (end, truncated_by) = match end {
+            WalkEnd::Limit if limited_by_us => (WalkEnd::Truncated, "walk_rows_max"),
+            WalkEnd::Truncated => (end, "slice_rows_max"),
+            end => (end, ""),
+        };
         let samples = records.iter().filter_map(|record| self.sample(record, spec)).collect();
         let summary = WalkSummary {
             engine: decode::wire_engine(spec.engine).into(),
@@ -113,7 +120,7 @@ impl Engine {
             flush_ns: flushed.flush_ns,
             walk_ns: cost.walk_ns,
             cgroup_mutex_held_ns_max: cost.mutex_held_ns_max.max(flushed.mutex_held_ns),
-            truncated_by: if end == WalkEnd::Truncated { "walk_rows_max".to_owned() } else { String::new() },
+            truncated_by: truncated_by.to_owned(),
             unbroken_ns_max: cost.unbroken_ns_max,
         };
         Ok(Walked { samples, summary })
@@ -123,12 +130,12 @@ impl Engine {
         let found = self.find("target", target)?;
         // An answer that goes down from here is what a flush prepares.
         let order = Order::DescendantsPre.to_abi();
-        let request = WalkRequest { limit: 1, ..WalkRequest::names(found.start(), order) };
+        let request = WalkRequest { order, limit: 1, ..WalkRequest::ancestors(found.start()) };
         let flushed = self.kernel.flush_topmost(&request)?;
-        if !flushed.visited {
+        if flushed.cgroup_id == 0 {
             return Err(WalkError::NoSuchCgroup { field: "target", target: target.to_text() });
         }
-        self.learn_names(request.start, Order::AncestorsUp, &mut Cost::default())?;
+        self.learn_names(&WalkRequest::ancestors(request.start), &mut Cost::default())?;
         let path = self.tree.path(found.hierarchy_id(), flushed.cgroup_id);
         Ok(FlushedSubtree {
             cgroup_id: flushed.cgroup_id,
@@ -142,7 +149,9 @@ impl Engine {
         let now = Instant::now();
         if now.duration_since(self.tidied_at) >= TIDY_INTERVAL {
             self.tidied_at = now;
-            self.tree.drop_unseen(UNSEEN_MAX, now);
+            if self.tree.drop_unseen(UNSEEN_MAX, now) {
+                self.unnamed_from.clear();
+            }
         }
     }
 

@@ -1,11 +1,12 @@
 //! A walk's records, by either engine: slices put together, new cgroups named, and what it cost.
 
-use std::time::Instant;
+use std::{io, os::fd::AsFd as _, time::Instant};
 
 use cgfleet_ebpf::abi::{self, cg_record};
+use cgfleet_model::unescape_path;
 use cgfleet_proto::v1::WalkEnd;
 
-use super::{Order, WalkEngine, WalkError, decode, engine::Engine};
+use super::{WalkEngine, WalkError, decode, engine::Engine};
 use crate::{
     cgroupfs::Located,
     kernel::{AttachError, Cursor, Drained, KernelError, Start, WalkRequest},
@@ -32,8 +33,10 @@ pub(super) struct Cost {
 
 /// A slice that could not begin.
 enum SliceError {
-    /// Its cgroup is gone.
+    /// Its place in the tree is gone.
     Gone,
+    /// Its place can be reached by path only, and the path is not known.
+    Unnamed,
     Failed(WalkError),
 }
 
@@ -42,7 +45,6 @@ impl Engine {
     pub(super) fn record(
         &mut self,
         request: &WalkRequest<'_>,
-        order: Order,
         engine: WalkEngine,
     ) -> Result<Recorded, WalkError> {
         let mut recorded = match engine {
@@ -54,11 +56,11 @@ impl Engine {
         let unnamed = records.iter().filter(|record| !self.tree.link(record, now)).count();
         let Some(first) = records.first() else { return Ok(recorded) };
         if unnamed > 0 {
-            self.learn_names(request.start, order, cost)?;
+            self.learn_names(&WalkRequest { groups: 0, names_from: 0, ..*request }, cost)?;
         }
         if self.tree.path(first.hierarchy_id, first.id).is_none() {
             // A walk downward does not meet what is between its start and the root.
-            self.learn_names(request.start, Order::AncestorsUp, cost)?;
+            self.learn_names(&WalkRequest::ancestors(request.start), cost)?;
         }
         // Older ones are asked for no more; should one be met that no walk has named, it is learned.
         let newest = records.iter().map(|record| record.serial).max().unwrap_or_default();
@@ -83,11 +85,19 @@ impl Engine {
 
     /// Walks in slices, from the start again if the walk's place in the tree was removed.
     fn record_unlocked(&mut self, request: &WalkRequest<'_>) -> Result<Recorded, WalkError> {
+        let mut request = *request;
         let mut cost = Cost::default();
         for _ in 0..=RESTARTS_MAX {
-            match self.record_slices(request, &mut cost) {
+            match self.record_slices(&request, &mut cost) {
                 Ok((records, end)) => return Ok(Recorded { records, end, cost }),
                 Err(SliceError::Gone) => {}
+                Err(SliceError::Unnamed) if request.order == abi::CG_ORDER_ANCESTORS_UP => {
+                    return Err(WalkError::TooDeep);
+                }
+                Err(SliceError::Unnamed) => {
+                    self.learn_names(&WalkRequest::ancestors(request.start), &mut cost)?;
+                    request.names_from = 0;
+                }
                 Err(SliceError::Failed(error)) => return Err(error),
             }
         }
@@ -110,49 +120,100 @@ impl Engine {
             cost.add_slice(&drained);
             let (walk, cursor) = (drained.walk, drained.cursor);
             recorded.extend(self.learn(drained));
-            if recorded.is_empty() {
-                return Ok((recorded, end_of(walk.end).map_err(SliceError::Failed)?));
-            }
-            let (Some(cursor), Some(last)) = (cursor, recorded.last()) else {
+            let Some(cursor) = cursor else {
                 return Ok((recorded, end_of(walk.end).map_err(SliceError::Failed)?));
             };
-            if self.tree.path(last.hierarchy_id, last.id).is_none() {
-                // To go on there, its directory is needed, and so its path.
-                let learned = self.learn_names(request.start, Order::AncestorsUp, cost);
-                learned.map_err(SliceError::Failed)?;
-            }
             let visited = u32::try_from(recorded.len()).unwrap_or(u32::MAX);
             let left = if request.limit == 0 { 0 } else { request.limit.saturating_sub(visited) };
             let request = WalkRequest { limit: left, ..*request };
-            drained = self.next_slice(last.hierarchy_id, &request, cursor)?;
+            match self.next_slice(&request, cursor)? {
+                Some(next) => drained = next,
+                None => return Ok((recorded, WalkEnd::Complete)),
+            }
         }
     }
 
     /// Goes on behind the cursor's cgroup, or, if that was removed meanwhile, among what is left of
-    /// its siblings.
+    /// its siblings. `None` if nothing is left of the walk.
     fn next_slice(
         &mut self,
-        hierarchy_id: u32,
         request: &WalkRequest<'_>,
         cursor: Cursor,
-    ) -> Result<Drained, SliceError> {
-        for (cgroup_id, cursor) in [(cursor.cgroup_id, cursor), (cursor.parent_id, cursor.from_parent())] {
-            let Some(located) = self.reopen(hierarchy_id, cgroup_id) else { continue };
-            let start = Start::Directory(std::os::fd::AsFd::as_fd(&located.directory));
-            match self.kernel.walk_slice(&WalkRequest { start, ..*request }, Some(cursor)) {
-                Ok(drained) if drained.walk.session_css != 0 => return Ok(drained),
-                Ok(_) | Err(KernelError::Attach(AttachError::NoSuchCgroup)) => {}
-                Err(error) => return Err(SliceError::Failed(error.into())),
-            }
+    ) -> Result<Option<Drained>, SliceError> {
+        if let Some(drained) = self.slice_at(request, cursor.cgroup_id, cursor)? {
+            return Ok(Some(drained));
         }
-        Err(SliceError::Gone)
+        match (cursor.is_at_start(), cursor.is_done_below()) {
+            (true, true) => return Ok(None),
+            // Its siblings are none of this walk's business.
+            (true, false) => return Err(SliceError::Gone),
+            (false, _) => {}
+        }
+        let drained = self.slice_at(request, cursor.parent_id, cursor.from_parent())?;
+        drained.map(Some).ok_or(SliceError::Gone)
     }
 
-    /// The directory of a cgroup that was recorded, unless it is gone, or another has its path.
-    fn reopen(&mut self, hierarchy_id: u32, cgroup_id: u64) -> Option<Located> {
-        let path = self.tree.path(hierarchy_id, cgroup_id)?;
-        let located = self.hierarchies.locate_in(hierarchy_id, &cgfleet_model::unescape_path(&path).ok()?)?;
-        (located.cgroup_id == cgroup_id).then_some(located)
+    /// A slice that begins at this cgroup; `None` if the cgroup is gone. By its id where the kernel
+    /// takes one (cgroup v2, outside a cgroup namespace), by its directory elsewhere.
+    fn slice_at(
+        &mut self,
+        request: &WalkRequest<'_>,
+        cgroup_id: u64,
+        cursor: Cursor,
+    ) -> Result<Option<Drained>, SliceError> {
+        if cursor.hierarchy_id == 0 {
+            if let Some(drained) = self.slice_by_id(request, cgroup_id, cursor)? {
+                return Ok(Some(drained));
+            }
+            // A cgroup that was dying when the slice ended behind it was never named.
+            let named = self.tree.path(0, cgroup_id).is_some();
+            if !named && self.kernel_takes_ids(cursor)? {
+                return Ok(None);
+            }
+        }
+        let Some(located) = self.reopen(cursor.hierarchy_id, cgroup_id)? else { return Ok(None) };
+        let start = Start::Directory(located.directory.as_fd());
+        match self.kernel.walk_slice(&WalkRequest { start, ..*request }, Some(cursor)) {
+            Ok(drained) => Ok(Some(drained).filter(|drained| drained.walk.session_css != 0)),
+            Err(KernelError::Attach(AttachError::NoSuchCgroup)) => Ok(None),
+            Err(error) => Err(SliceError::Failed(error.into())),
+        }
+    }
+
+    fn slice_by_id(
+        &mut self,
+        request: &WalkRequest<'_>,
+        cgroup_id: u64,
+        cursor: Cursor,
+    ) -> Result<Option<Drained>, SliceError> {
+        match self.kernel.walk_slice(&WalkRequest { start: Start::Id(cgroup_id), ..*request }, Some(cursor)) {
+            Ok(drained) => Ok(Some(drained).filter(|drained| drained.walk.session_css != 0)),
+            Err(KernelError::Attach(AttachError::NoSuchCgroup)) => Ok(None),
+            Err(error) => Err(SliceError::Failed(error.into())),
+        }
+    }
+
+    /// Whether the kernel finds the walk's first cgroup by its id; in a cgroup namespace it may not.
+    fn kernel_takes_ids(&mut self, cursor: Cursor) -> Result<bool, SliceError> {
+        let start = Start::Id(cursor.start_id());
+        let itself =
+            WalkRequest { order: abi::CG_ORDER_SELF_ONLY, limit: 1, ..WalkRequest::ancestors(start) };
+        match self.kernel.walk_slice(&itself, None) {
+            Ok(drained) => Ok(drained.walk.session_css != 0),
+            Err(KernelError::Attach(AttachError::NoSuchCgroup)) => Ok(false),
+            Err(error) => Err(SliceError::Failed(error.into())),
+        }
+    }
+
+    /// The directory of a cgroup; `None` if the cgroup is gone, or another has its path.
+    fn reopen(&mut self, hierarchy_id: u32, cgroup_id: u64) -> Result<Option<Located>, SliceError> {
+        let path = self.tree.path(hierarchy_id, cgroup_id).ok_or(SliceError::Unnamed)?;
+        let bytes = unescape_path(&path).map_err(|_| SliceError::Unnamed)?;
+        match self.hierarchies.locate_in(hierarchy_id, &bytes) {
+            Ok(located) => Ok(Some(located).filter(|located| located.cgroup_id == cgroup_id)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(SliceError::Failed(WalkError::Reopen { path: path.to_string(), source })),
+        }
     }
 
     /// Takes in the names and places that a session brought.
@@ -167,17 +228,18 @@ impl Engine {
         drained.records
     }
 
-    /// Learns the name of every cgroup that this walk meets.
+    /// Learns the name of every cgroup that this walk meets. What is removed around it meanwhile needs
+    /// no name.
     pub(super) fn learn_names(
         &mut self,
-        start: Start<'_>,
-        order: Order,
+        request: &WalkRequest<'_>,
         cost: &mut Cost,
     ) -> Result<(), WalkError> {
-        let request = WalkRequest::names(start, order.to_abi());
-        let learned = self.record_unlocked(&request)?.cost;
-        cost.mutex_held_ns_max = cost.mutex_held_ns_max.max(learned.mutex_held_ns_max);
-        cost.unbroken_ns_max = cost.unbroken_ns_max.max(learned.unbroken_ns_max);
+        match self.record_unlocked(request) {
+            Ok(Recorded { cost: learned, .. }) => cost.add_names(&learned),
+            Err(WalkError::Restarted { .. }) => {}
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 }
@@ -187,6 +249,13 @@ fn end_of(end: abi::cg_end) -> Result<WalkEnd, WalkError> {
 }
 
 impl Cost {
+    /// Adds sessions that only brought names.
+    fn add_names(&mut self, names: &Self) {
+        self.walk_ns += names.walk_ns;
+        self.mutex_held_ns_max = self.mutex_held_ns_max.max(names.mutex_held_ns_max);
+        self.unbroken_ns_max = self.unbroken_ns_max.max(names.unbroken_ns_max);
+    }
+
     fn add_slice(&mut self, slice: &Drained) {
         let walk = &slice.walk;
         self.cgroups_visited += walk.visited;
@@ -197,8 +266,9 @@ impl Cost {
 }
 
 impl WalkRequest<'_> {
-    /// A walk that only wants to know how the cgroups are called.
-    pub(super) fn names(start: Start<'_>, order: abi::cg_order) -> WalkRequest<'_> {
+    /// A walk that only wants to know how the cgroups up to the root are called.
+    pub(super) fn ancestors(start: Start<'_>) -> WalkRequest<'_> {
+        let order = abi::CG_ORDER_ANCESTORS_UP;
         WalkRequest { start, order, groups: 0, limit: 0, stop_at_id: 0, max_depth: u32::MAX, names_from: 0 }
     }
 }

@@ -25,8 +25,8 @@ pub enum Order {
 
 impl Order {
     /// Every order, for the capability table.
-    pub const ALL: [Self; 4] =
-        [Self::SelfOnly, Self::DescendantsPre, Self::DescendantsPost, Self::AncestorsUp];
+    pub const ALL: [Self; 5] =
+        [Self::SelfOnly, Self::DescendantsPre, Self::DescendantsPost, Self::AncestorsUp, Self::Children];
 
     /// The kernel's number.
     pub fn to_abi(self) -> abi::cg_order {
@@ -127,6 +127,17 @@ pub enum WalkError {
         /// target as given.
         target: String,
     },
+    /// A cgroup in the walk's way is closed to the agent's user.
+    #[error("go on at {path}: {source}")]
+    Reopen {
+        /// The cgroup.
+        path: String,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// A slice has no room for all of a cgroup's ancestors.
+    #[error("the cgroup is deeper than one slice has room for; raise slice_rows_max and slice_names_max")]
+    TooDeep,
     /// Cgroups were removed faster than the walk found its way among them.
     #[error(
         "cgroups around the walk's place were removed {restarts} times; try again, or ask for the locked engine"

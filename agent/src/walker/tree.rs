@@ -82,9 +82,11 @@ impl Tree {
         Some(path)
     }
 
-    /// Drops the cgroups that no walk has met for `age`.
-    pub(super) fn drop_unseen(&mut self, age: Duration, now: Instant) {
+    /// Drops the cgroups that no walk has met for `age`, and says whether there were any.
+    pub(super) fn drop_unseen(&mut self, age: Duration, now: Instant) -> bool {
+        let before = self.nodes.len();
         self.nodes.retain(|_, node| now.duration_since(node.seen_at) <= age);
+        self.nodes.len() < before
     }
 }
 
@@ -149,7 +151,7 @@ mod tests {
         let mut tree = tree(&[(1, 0, b""), (2, 1, b"gone")], start);
         let later = start + Duration::from_mins(1);
         tree.link(&cg_record { id: 1, ..cg_record::default() }, later);
-        tree.drop_unseen(Duration::from_secs(30), later);
+        assert!(tree.drop_unseen(Duration::from_secs(30), later));
         assert_eq!((tree.path(0, 1).as_deref(), tree.path(0, 2)), (Some("/"), None));
     }
 }

@@ -33,11 +33,11 @@ type Row<'a> = (&'a str, i32, &'a [&'a str]);
 const BAD_AGENTS: &[Row<'_>] = &[
     ("--frobnicate", CONFIGURATION, &["'--frobnicate'", "cgfleet-agent --help"]),
     (
-        "--walk-rows-max=0",
+        "--slice-rows-max=0",
         CONFIGURATION,
-        &["walk_rows_max = 0", "allowed is 256 to 1000000", "--walk-rows-max=65536"],
+        &["slice_rows_max = 0", "allowed is 256 to 1000000", "--slice-rows-max=65536"],
     ),
-    ("--walk-rows-max=many", CONFIGURATION, &["walk_rows_max = \"many\"", "allowed is a whole number"]),
+    ("--slice-rows-max=many", CONFIGURATION, &["slice_rows_max = \"many\"", "allowed is a whole number"]),
     (
         "--sample-interval=1ms",
         CONFIGURATION,
@@ -55,6 +55,11 @@ const BAD_AGENTS: &[Row<'_>] = &[
         "--server-url=http://127.0.0.1:1 --insecure --listen-address=0.0.0.0:0",
         CONFIGURATION,
         &["listen_address = \"0.0.0.0:0\"", "advertise_address is unset"],
+    ),
+    (
+        "--server-url=http://fleet.example:1",
+        CONFIGURATION,
+        &["listen_address = \"127.0.0.1:0\"", "that the server can dial, or set advertise_address"],
     ),
     ("--listen-address=nowhere", CONFIGURATION, &["listen_address = \"nowhere\"", "such as 127.0.0.1:80"]),
     (
@@ -139,7 +144,7 @@ fn broken_files() -> Result<TempDir> {
     let dir = daemon::state_dir()?;
     for (file, text) in [
         ("unknown-key.toml", "insecure = true\nwalk_row_max = 5\n"),
-        ("broken.toml", "walk_rows_max = = 5\n"),
+        ("broken.toml", "slice_rows_max = = 5\n"),
         ("file", ""),
         ("damaged/host-id", "half"),
         ("other-major/postgres/data/PG_VERSION", "9\n"),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use cgfleet_model::{MetricSet, TimeRange};
+use cgfleet_model::{MetricSet, TimeRange, escape_path, unescape_path};
 use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{
@@ -32,7 +32,7 @@ pub(super) async fn query_history(
     let range = range(request.since, request.until)?;
     let host = fleet.hosts.find(&request.host)?;
     let target = request.target.unwrap_or_default();
-    let path = normalized(&target.path);
+    let path = normalized(&target.path)?;
     let cgroups = fleet
         .store
         .find_cgroups(host.host_id(), selector(&target, &path)?, range.until(), CGROUPS_MAX)
@@ -115,10 +115,12 @@ fn selector<'a>(target: &CgroupTarget, path: &'a str) -> Result<CgroupSelector<'
     Ok(CgroupSelector::Key(CgroupKey { hierarchy_id: 0, cgroup_id: target.cgroup_id }))
 }
 
-/// As paths are stored: no slash at the end, and the root is "/".
-fn normalized(path: &str) -> String {
-    match path.trim_end_matches('/') {
+/// As paths are stored: escaped in one way only, no slash at the end, and the root is "/".
+fn normalized(path: &str) -> Result<String, WireError> {
+    let allowed = "a path with \\xHH for bytes that text cannot hold";
+    let bytes = unescape_path(path).map_err(|_| WireError::invalid_field("target.path", path, allowed))?;
+    Ok(match escape_path(&bytes).trim_end_matches('/') {
         "" => "/".to_owned(),
         path => path.to_owned(),
-    }
+    })
 }

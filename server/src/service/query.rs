@@ -12,7 +12,7 @@ use cgfleet_proto::{
 };
 use cgfleet_rpc::{deadline, wire_error::WireError};
 use futures::{StreamExt as _, stream};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::{Request, metadata::MetadataMap};
 use tracing::Instrument as _;
 
@@ -146,7 +146,8 @@ fn limits(
     let callers =
         deadline::of_caller(metadata).map(|left| left.saturating_sub((left / 10).min(KEPT_BACK_MAX)));
     Ok(Limits {
-        host_timeout: callers.map_or(host_timeout, |callers| host_timeout.min(callers)),
+        host_timeout,
+        deadline: callers.and_then(|left| Instant::now().checked_add(left)),
         hosts_max: fleet.fanout_hosts_max,
     })
 }
