@@ -1,30 +1,14 @@
-//! The server's errors as they cross the wire, and agents' errors as they come from it.
+//! The server's errors as they cross the wire.
 
 use cgfleet_proto::v1::{ErrorReason, HostError};
-use cgfleet_rpc::wire_error::{self, WireError};
-use tonic::{Code, Status};
+use cgfleet_rpc::wire_error::WireError;
+use tonic::Code;
 
 use crate::{
     fanout::HostCallError,
     hosts::{FindError, RegisterError},
     store::StoreError,
 };
-
-/// What an agent, or the way to it, answered.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct CallError {
-    code: Code,
-    reason: ErrorReason,
-    message: String,
-}
-
-impl From<Status> for CallError {
-    fn from(status: Status) -> Self {
-        let reason = wire_error::reason_of(&status);
-        Self { code: status.code(), reason, message: wire_error::describe(&status) }
-    }
-}
 
 impl From<HostCallError> for HostError {
     fn from(error: HostCallError) -> Self {

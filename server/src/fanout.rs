@@ -16,7 +16,7 @@ use tokio::{
 };
 use tonic::Request;
 
-use crate::{error::CallError, hosts::Host};
+use crate::hosts::{CallError, Host};
 
 /// Parts of the answer that wait for a slow reader; the hosts' streams wait behind them.
 pub(crate) const WAITING_PARTS_MAX: usize = 64;

@@ -1,11 +1,7 @@
 //! A walk from the request to the samples: find the cgroups, flush, walk, name, and read from files
 //! what the kernel keeps nowhere else.
 
-use std::{
-    collections::HashMap,
-    os::fd::AsFd as _,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{os::fd::AsFd as _, time::SystemTime};
 
 use cgfleet_ebpf::abi::{self, cg_record};
 use cgfleet_model::unescape_path;
@@ -18,24 +14,15 @@ use crate::{
 
 use super::{
     FlushedSubtree, Order, Target, WalkError, WalkSpec, Walked, decode,
-    recording::{Cost, Recorded},
-    tree::Tree,
+    recorder::{Cost, Recorded, Recorder},
 };
-
-/// How often names of cgroups that are gone are dropped, and how long one may be unseen before.
-const TIDY_INTERVAL: Duration = Duration::from_mins(1);
-const UNSEEN_MAX: Duration = Duration::from_mins(10);
 
 /// Runs walks and flushes.
 #[derive(Debug)]
 pub struct Engine {
-    pub(super) kernel: Kernel,
-    pub(super) hierarchies: Hierarchies,
+    recorder: Recorder,
+    hierarchies: Hierarchies,
     rows_max: u32,
-    pub(super) tree: Tree,
-    /// By hierarchy: the lowest serial that no walk has named yet.
-    pub(super) unnamed_from: HashMap<u32, u64>,
-    tidied_at: Instant,
 }
 
 /// A target as the kernel takes it.
@@ -71,8 +58,7 @@ impl Found {
 impl Engine {
     /// An engine over a loaded kernel side; a walk returns at most `rows_max` cgroups.
     pub fn new(kernel: Kernel, hierarchies: Hierarchies, rows_max: u32) -> Self {
-        let (tree, unnamed_from) = (Tree::default(), HashMap::new());
-        Self { kernel, hierarchies, rows_max, tree, unnamed_from, tidied_at: Instant::now() }
+        Self { recorder: Recorder::new(kernel, hierarchies.clone()), hierarchies, rows_max }
     }
 
     pub(super) fn walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError> {
@@ -97,13 +83,14 @@ impl Engine {
             limit: if spec.limit == 0 { self.rows_max } else { spec.limit.min(self.rows_max) },
             stop_at_id: stop_at.map_or(0, |stop_at| stop_at.cgroup_id()),
             max_depth: spec.max_depth.unwrap_or(u32::MAX),
-            names_from: self.unnamed_from.get(&found.hierarchy_id()).copied().unwrap_or_default(),
+            names_from: 0,
         };
         // What rstat keeps and is not asked for need not be fresh; of v1 we read files alone.
         let flush = request.groups != 0 && found.hierarchy_id() == 0;
-        let flushed = if flush { self.kernel.flush_topmost(&request)? } else { Flushed::default() };
+        let flushed = if flush { self.recorder.flush_topmost(&request)? } else { Flushed::default() };
         let flushed_at = (flushed.cgroup_id != 0).then(SystemTime::now);
-        let Recorded { records, end, cost } = self.record(&request, spec.engine)?;
+        let Recorded { records, end, cost } =
+            self.recorder.record(&request, found.hierarchy_id(), spec.engine)?;
         let limited_by_us = end == WalkEnd::Limit && (spec.limit == 0 || spec.limit > self.rows_max);
         let (end, truncated_by) = match end {
             WalkEnd::Limit if limited_by_us => (WalkEnd::Truncated, "walk_rows_max"),
@@ -131,12 +118,12 @@ impl Engine {
         // An answer that goes down from here is what a flush prepares.
         let order = Order::DescendantsPre.to_abi();
         let request = WalkRequest { order, limit: 1, ..WalkRequest::ancestors(found.start()) };
-        let flushed = self.kernel.flush_topmost(&request)?;
+        let flushed = self.recorder.flush_topmost(&request)?;
         if flushed.cgroup_id == 0 {
             return Err(WalkError::NoSuchCgroup { field: "target", target: target.to_text() });
         }
-        self.learn_names(&WalkRequest::ancestors(request.start), &mut Cost::default())?;
-        let path = self.tree.path(found.hierarchy_id(), flushed.cgroup_id);
+        self.recorder.learn_names(&WalkRequest::ancestors(request.start), &mut Cost::default())?;
+        let path = self.recorder.path(found.hierarchy_id(), flushed.cgroup_id);
         Ok(FlushedSubtree {
             cgroup_id: flushed.cgroup_id,
             path: path.as_deref().unwrap_or_default().to_owned(),
@@ -144,15 +131,9 @@ impl Engine {
         })
     }
 
-    /// Drops names of cgroups that are gone, now and then.
+    /// What has to be done now and then.
     pub(super) fn tidy(&mut self) {
-        let now = Instant::now();
-        if now.duration_since(self.tidied_at) >= TIDY_INTERVAL {
-            self.tidied_at = now;
-            if self.tree.drop_unseen(UNSEEN_MAX, now) {
-                self.unnamed_from.clear();
-            }
-        }
+        self.recorder.tidy();
     }
 
     fn find(&self, field: &'static str, target: &Target) -> Result<Found, WalkError> {
@@ -171,7 +152,7 @@ impl Engine {
     /// A record as a sample. `None` if an ancestor was removed before its name was read: then the
     /// cgroup is gone too.
     fn sample(&mut self, record: &cg_record, spec: &WalkSpec) -> Option<CgroupSample> {
-        let path = self.tree.path(record.hierarchy_id, record.id)?;
+        let path = self.recorder.path(record.hierarchy_id, record.id)?;
         let mut sample = decode::sample(record, &path);
         if sample.cpu.is_none() && decode::groups_of(spec.metrics) & abi::CG_GROUP_CPU != 0 {
             let hierarchy = self.hierarchies.by_id(record.hierarchy_id);

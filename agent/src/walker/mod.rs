@@ -4,7 +4,7 @@
 
 mod decode;
 mod engine;
-mod recording;
+mod recorder;
 mod request;
 mod tree;
 

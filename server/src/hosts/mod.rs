@@ -2,6 +2,7 @@
 //!
 //! Changes are written to the store; heartbeats live in memory. Must not know gRPC services or SQL.
 
+mod error;
 mod host;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 use cgfleet_rpc::channel::InvalidTarget;
 use uuid::Uuid;
 
+pub(crate) use error::CallError;
 pub use host::Host;
 
 use crate::store::{HostRecord, Store, StoreError};

@@ -15,7 +15,7 @@ use tonic::{Request, Streaming};
 use uuid::Uuid;
 
 use super::{HostIngest, IngestError, IngestHandle, Stored, Tick};
-use crate::{error::CallError, hosts::Host};
+use crate::hosts::{CallError, Host};
 
 /// The pause before the first new attempt; each further one doubles it. A heartbeat ends it.
 const RETRY_FIRST: Duration = Duration::from_millis(200);

@@ -1,17 +1,28 @@
 //! A walk's records, by either engine: slices put together, new cgroups named, and what it cost.
+//!
+//! Owns the kernel side and the names. Must not know what was asked for, or what a sample is.
 
-use std::{io, os::fd::AsFd as _, time::Instant};
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::AsFd as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use cgfleet_ebpf::abi::{self, cg_record};
 use cgfleet_model::unescape_path;
 use cgfleet_proto::v1::WalkEnd;
 
-use super::{WalkEngine, WalkError, decode, engine::Engine};
+use super::{WalkEngine, WalkError, decode, tree::Tree};
 use crate::{
-    cgroupfs::Located,
-    kernel::{AttachError, Cursor, Drained, KernelError, Start, WalkRequest},
+    cgroupfs::{Hierarchies, Located},
+    kernel::{AttachError, Cursor, Drained, Flushed, Kernel, KernelError, Start, WalkRequest},
 };
 
+/// How often names of cgroups that are gone are dropped, and how long one may be unseen before.
+const TIDY_INTERVAL: Duration = Duration::from_mins(1);
+const UNSEEN_MAX: Duration = Duration::from_mins(10);
 /// How often a walk whose place in the tree was removed begins again.
 const RESTARTS_MAX: u32 = 3;
 
@@ -40,13 +51,54 @@ enum SliceError {
     Failed(WalkError),
 }
 
-impl Engine {
-    /// Walks, and sees to it that every cgroup has a name.
+/// Records walks.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    kernel: Kernel,
+    hierarchies: Hierarchies,
+    tree: Tree,
+    /// By hierarchy: the lowest serial that no walk has named yet.
+    unnamed_from: HashMap<u32, u64>,
+    tidied_at: Instant,
+}
+
+impl Recorder {
+    pub(super) fn new(kernel: Kernel, hierarchies: Hierarchies) -> Self {
+        let (tree, unnamed_from) = (Tree::default(), HashMap::new());
+        Self { kernel, hierarchies, tree, unnamed_from, tidied_at: Instant::now() }
+    }
+
+    /// Flushes rstat once, at the topmost cgroup of the answer that `request` will have.
+    pub(super) fn flush_topmost(&mut self, request: &WalkRequest<'_>) -> Result<Flushed, WalkError> {
+        Ok(self.kernel.flush_topmost(request)?)
+    }
+
+    /// The path of a cgroup that was recorded; `None` if an ancestor was removed before its name was
+    /// read.
+    pub(super) fn path(&mut self, hierarchy_id: u32, cgroup_id: u64) -> Option<Arc<str>> {
+        self.tree.path(hierarchy_id, cgroup_id)
+    }
+
+    /// Drops names of cgroups that are gone, now and then.
+    pub(super) fn tidy(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.tidied_at) >= TIDY_INTERVAL {
+            self.tidied_at = now;
+            if self.tree.drop_unseen(UNSEEN_MAX, now) {
+                self.unnamed_from.clear();
+            }
+        }
+    }
+
+    /// Walks, and sees to it that every cgroup has a name. `names_from` is for this to say.
     pub(super) fn record(
         &mut self,
         request: &WalkRequest<'_>,
+        hierarchy_id: u32,
         engine: WalkEngine,
     ) -> Result<Recorded, WalkError> {
+        let names_from = self.unnamed_from.get(&hierarchy_id).copied().unwrap_or_default();
+        let request = &WalkRequest { names_from, ..*request };
         let mut recorded = match engine {
             WalkEngine::Locked => self.record_locked(request)?,
             WalkEngine::Unlocked => self.record_unlocked(request)?,
@@ -64,7 +116,7 @@ impl Engine {
         }
         // Older ones are asked for no more; should one be met that no walk has named, it is learned.
         let newest = records.iter().map(|record| record.serial).max().unwrap_or_default();
-        let unnamed_from = self.unnamed_from.entry(first.hierarchy_id).or_default();
+        let unnamed_from = self.unnamed_from.entry(hierarchy_id).or_default();
         *unnamed_from = (newest + 1).max(*unnamed_from);
         Ok(recorded)
     }
