@@ -103,6 +103,54 @@ impl Drop for TestTree {
     }
 }
 
+/// A cgroup v1 hierarchy of our own: named, without controllers, and so to be had on every kernel.
+#[derive(Debug)]
+pub struct NamedV1 {
+    tree: TestTree,
+    // Behind the tree, which has to be removed first.
+    mount: Mount,
+}
+
+#[derive(Debug)]
+struct Mount {
+    name: String,
+    point: tempfile::TempDir,
+}
+
+impl NamedV1 {
+    /// Mounts it. Daemons read what is mounted when they start, so this comes before them.
+    pub fn mount() -> Result<Self> {
+        let point = crate::daemon::state_dir()?;
+        let name = format!("cgfleet-test-{}", std::process::id());
+        let options = format!("none,name={name}");
+        let mounted =
+            Command::new("mount").args(["-t", "cgroup", "-o", &options, "none"]).arg(point.path()).status();
+        if !mounted.context("run mount")?.success() {
+            bail!("mount -t cgroup -o {options} {}", point.path().display());
+        }
+        let mount = Mount { name, point };
+        Ok(Self { tree: TestTree::on(mount.point.path())?, mount })
+    }
+
+    /// What requests call the hierarchy.
+    pub fn hierarchy(&self) -> String {
+        format!("name={}", self.mount.name)
+    }
+
+    /// A tree in it.
+    pub fn tree(&self) -> &TestTree {
+        &self.tree
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if !Command::new("umount").arg(self.point.path()).status().is_ok_and(|status| status.success()) {
+            eprintln!("the hierarchy {} stays mounted on {}", self.name, self.point.path().display());
+        }
+    }
+}
+
 /// Removes a cgroup and those below it. A process that was just killed may need a moment to leave.
 fn remove(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {

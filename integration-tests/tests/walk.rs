@@ -142,30 +142,6 @@ async fn usage_is_cpu_stats_and_the_root_says_it_is_from_its_file() -> Result<()
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_v1_hierarchy_walks_by_path_and_never_says_zero_for_unknown() -> Result<()> {
-    let agent = Start::agent()?.start().await?;
-    for (controller, has_cpu) in [("memory", false), ("cpuacct", true)] {
-        // A host of cgroup v2 alone has none; there this is nothing to test.
-        let Some(mut tree) = TestTree::v1(controller)? else { continue };
-        tree.make("P/C1")?;
-        tree.work_in("P/C1")?;
-        let target = CgroupTarget {
-            path: tree.path("P"),
-            hierarchy: controller.to_owned(),
-            ..CgroupTarget::default()
-        };
-        let walked = walk(&agent, spec(target, CgroupOrder::DescendantsPost)).await?;
-        assert_eq!(paths(&walked.samples), [tree.path("P/C1"), tree.path("P")], "{controller}");
-        for sample in &walked.samples {
-            assert_ne!(sample.hierarchy_id, 0);
-            let source = sample.cpu.as_ref().map(|cpu| (cpu.source(), cpu.usage_usec.is_some()));
-            assert_eq!(source, has_cpu.then_some((Source::File, true)), "{controller}");
-        }
-    }
-    Ok(())
-}
-
 /// Every byte but `/`, NUL and the newline, which the kernel refuses (kernel/cgroup/cgroup.c, `cgroup_mkdir`).
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_any_bytes_come_back_and_can_be_asked_for() -> Result<()> {

@@ -26,7 +26,8 @@ impl TickClock {
     }
 
     /// The server's time of a tick, in whole microseconds and later than `last_tick_at`. Anchors anew
-    /// if one of the clocks was stepped.
+    /// if that would be far ahead of the tick's arrival. A server clock that is stepped forward is not
+    /// noticed: a tick that lags looks like one that waited.
     pub fn tick_at(
         &mut self,
         boottime: Duration,

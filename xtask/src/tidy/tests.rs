@@ -27,7 +27,7 @@ const BROKEN: &[(&str, &str, &str, usize)] = &[
     ("unfinished", "cgctl/src/lib.rs", "//! x\nfn t() { unimplemented!() }", 2),
     ("markers", "ebpf/src/walk.c", "/*\n * FIXME: later\n */", 2),
     ("machine", "docs/development.md", "See `/home/me/x`.", 1),
-    ("machine", ".ci/run", "cd /work/main", 1),
+    ("machine", ".ci/run", "cd /root/x", 1),
 ];
 
 /// (file, source that breaks nothing).

@@ -17,7 +17,7 @@ use super::{
 use crate::command;
 
 /// The test executables of integration-tests that are meant for guests.
-const TESTS: [&str; 2] = ["walk", "privileges"];
+const TESTS: [&str; 3] = ["walk", "v1", "privileges"];
 
 /// The programs beside them.
 const PRODUCTS: [&str; 2] = ["cgfleet-agent", "cgctl"];
