@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .clang_arg(arch_include()?)
         .allowlist_file("src/cgfleet.h")
         .derive_default(true)
-        .no_default("cg_name")
+        // Long arrays have no Default of the standard library's.
+        .no_default("cg_name|cg_details|cg_memory_stat|cg_facts")
         .prepend_enum_name(false)
         .layout_tests(false)
         .generate()?

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use cgfleet_config::{Checked, Daemon, HumanDuration, InvalidValue};
+use cgfleet_model::{MetricSet, UnknownMetric};
 use cgfleet_rpc::{
     channel,
     trace::{self, LogFormat},
@@ -22,6 +23,18 @@ const WALK_ROWS_LIMIT: u32 = 1_000_000;
 
 /// A walk upward is one slice, so a slice has room for the deepest tree.
 const SLICE_ROWS_MIN: u32 = 256;
+
+/// Whether BPF is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BpfUse {
+    /// Where it can be.
+    Auto,
+    /// An agent without it does not start.
+    Require,
+    /// Never.
+    Off,
+}
 
 /// The agent's configuration.
 #[derive(Debug, Clone, confique::Config)]
@@ -48,6 +61,14 @@ pub struct AgentConfig {
     /// Time between two ticks of a subscription; 100ms to 1h.
     #[config(default = "10s")]
     pub sample_interval: HumanDuration,
+    /// What a tick reads of each cgroup: groups or metrics, comma-separated, as `cgctl metrics` lists them.
+    /// Empty means all, memory.stat too.
+    #[config(default = "cpu,memory,memory_events,io,pids,pressure,structure")]
+    pub sample_fields: String,
+    /// Whether BPF is used: auto (the cgroup files where it cannot be), require (no agent without it) or
+    /// off (the cgroup files always).
+    #[config(default = "auto")]
+    pub bpf: BpfUse,
     /// The most cgroups that one walk returns; 1 to 1000000.
     #[config(default = 1_000_000)]
     pub walk_rows_max: u32,
@@ -55,8 +76,8 @@ pub struct AgentConfig {
     #[config(default = "200us")]
     pub slice_time_max: HumanDuration,
     /// The most cgroups of one slice, and the most that the locked engine returns; 256 to 1000000.
-    /// Costs 48 bytes each.
-    #[config(default = 65536)]
+    /// Costs 1.4 KiB each, for all groups of metrics together.
+    #[config(default = 16384)]
     pub slice_rows_max: u32,
     /// The most names of new cgroups of one slice, and the deepest tree; 256 to 1000000. Costs 272 bytes
     /// each.
@@ -91,6 +112,9 @@ impl Checked for AgentConfig {
         if !(100..=3_600_000).contains(&interval_ms) {
             return Err(InvalidValue::new("sample_interval", "100ms to 1h"));
         }
+        if self.sample_metrics().is_err() {
+            return Err(InvalidValue::new("sample_fields", UnknownMetric::allowed()));
+        }
         if !trace::is_filter(&self.log) {
             return Err(InvalidValue::new("log", trace::FILTER_ALLOWED));
         }
@@ -106,6 +130,12 @@ impl Checked for AgentConfig {
 }
 
 impl AgentConfig {
+    /// What a tick reads.
+    pub(crate) fn sample_metrics(&self) -> Result<MetricSet, UnknownMetric> {
+        let fields = self.sample_fields.split(',').map(str::trim).filter(|field| !field.is_empty());
+        MetricSet::from_paths(fields)
+    }
+
     /// Without an advertise_address the server dials the address that is listened on.
     fn check_reachable(&self) -> Result<(), InvalidValue> {
         let (Some(server), None) = (&self.server_url, &self.advertise_address) else { return Ok(()) };

@@ -24,6 +24,11 @@ impl From<WalkError> for WireError {
             WalkError::StopAtElsewhere { stop_at, .. } => {
                 Self::invalid_field("spec.stop_at", stop_at, "a cgroup in the hierarchy of spec.target")
             }
+            WalkError::NoSuchEngine { engine, .. } => {
+                Self::new(Code::FailedPrecondition, ErrorReason::KernelUnsupported, message)
+                    .with("field", "spec.engine")
+                    .with("value", engine)
+            }
             WalkError::QueueFull { queue_max } => {
                 Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
                     .with("limit", "walk_queue_max")

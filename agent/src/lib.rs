@@ -14,6 +14,7 @@ pub mod walker;
 
 use std::{io, net::TcpListener, sync::Arc};
 
+use cgfleet_privileges::PrivilegeError;
 use cgfleet_proto::v1::{Host, agent_service_server::AgentServiceServer};
 use cgfleet_rpc::{
     channel::{self, InvalidTarget},
@@ -26,7 +27,7 @@ use tonic::service::Routes;
 
 use crate::{
     cgroupfs::{Hierarchies, HierarchyError},
-    config::AgentConfig,
+    config::{AgentConfig, BpfUse},
     identity::{Identity, IdentityError},
     kernel::{Bounds, Kernel, LoadError},
     sampler::Sampler,
@@ -39,11 +40,12 @@ use crate::{
 #[derive(Debug)]
 pub struct Prepared {
     listener: TcpListener,
-    kernel: Kernel,
+    /// The reason if there is none.
+    kernel: Result<Kernel, String>,
 }
 
 impl Prepared {
-    /// Binds the listener and loads every program that may ever be attached.
+    /// Binds the listener and loads every program that may ever be attached, if BPF is to be used.
     pub fn new(config: &AgentConfig) -> Result<Self, AgentError> {
         let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure))?;
         let bounds = Bounds {
@@ -51,7 +53,15 @@ impl Prepared {
             names_max: config.slice_names_max,
             slice_max: config.slice_time_max.get(),
         };
-        Ok(Self { listener, kernel: Kernel::load(bounds)? })
+        let kernel = match config.bpf {
+            BpfUse::Off => Err("it is switched off (bpf = off)".to_owned()),
+            BpfUse::Require => Ok(Kernel::load(bounds)?),
+            BpfUse::Auto => Kernel::load(bounds).map_err(|error| error.to_string()),
+        };
+        if let Err(reason) = &kernel {
+            tracing::warn!(reason, "no BPF here: every value is read from its cgroup file");
+        }
+        Ok(Self { listener, kernel })
     }
 }
 
@@ -69,9 +79,12 @@ pub async fn run(
         config.server_url.as_deref().map(channel::connect_lazy).transpose().map_err(AgentError::ServerUrl)?;
 
     let hierarchies = Hierarchies::read()?;
-    let engine = Engine::new(kernel, hierarchies.clone(), config.walk_rows_max);
+    let mut engine = Engine::new(kernel, &hierarchies, config.walk_rows_max);
+    let capabilities = service::capabilities(&mut engine, &identity, &hierarchies, &config)?;
     let walker = Walker::start(engine, config.walk_queue_max as usize).map_err(AgentError::Thread)?;
-    let sampler = Sampler::start(walker.clone(), config.sample_interval.get(), shutdown.clone());
+    // It was checked with the rest of the configuration.
+    let metrics = config.sample_metrics().unwrap_or_default();
+    let sampler = Sampler::start(walker.clone(), metrics, config.sample_interval.get(), shutdown.clone());
 
     if let Some(server) = server {
         tokio::spawn(register::keep_registered(server, host(&identity, &address), shutdown.clone()));
@@ -79,12 +92,11 @@ pub async fn run(
     tracing::info!(host_id = %identity.host_id, hostname = identity.hostname, address, "serving");
     let agent = Agent {
         identity,
-        hierarchies,
+        capabilities,
         walker,
         sampler,
         subscribers: Arc::new(Semaphore::new(config.subscribers_max as usize)),
         subscribers_max: config.subscribers_max,
-        walk_rows_max: config.walk_rows_max,
         shutdown: shutdown.clone(),
     };
     let routes = Routes::new(AgentServiceServer::new(agent));
@@ -121,6 +133,9 @@ pub enum AgentError {
     /// The server's address is no address.
     #[error("server_url: {0}")]
     ServerUrl(InvalidTarget),
+    /// It cannot tell what it may do.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
     /// The kernel gives no thread or socket.
     #[error("start: {0}")]
     Thread(io::Error),

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::walker::{Order, Target, WalkEngine, WalkSpec, Walked, Walker};
+use crate::walker::{Order, Target, WalkSpec, Walked, Walker};
 
 /// Ticks that a subscriber may be behind before it misses whole ones.
 const TICKS_BEHIND_MAX: usize = 4;
@@ -40,10 +40,15 @@ pub(crate) struct Sampler {
 
 impl Sampler {
     /// Starts sampling, until `shutdown`.
-    pub(crate) fn start(walker: Walker, interval: Duration, shutdown: CancellationToken) -> Self {
+    pub(crate) fn start(
+        walker: Walker,
+        metrics: MetricSet,
+        interval: Duration,
+        shutdown: CancellationToken,
+    ) -> Self {
         let (ticks, _) = broadcast::channel(TICKS_BEHIND_MAX);
         let sampler = Self { ticks, interval };
-        tokio::spawn(sample(walker, sampler.clone(), shutdown));
+        tokio::spawn(sample(walker, metrics, sampler.clone(), shutdown));
         sampler
     }
 
@@ -58,7 +63,7 @@ impl Sampler {
     }
 }
 
-async fn sample(walker: Walker, sampler: Sampler, shutdown: CancellationToken) {
+async fn sample(walker: Walker, metrics: MetricSet, sampler: Sampler, shutdown: CancellationToken) {
     let started = Instant::now();
     let mut due = interval_at(started, sampler.interval);
     due.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -71,7 +76,7 @@ async fn sample(walker: Walker, sampler: Sampler, shutdown: CancellationToken) {
             continue;
         }
         let sequence = sequence_of(due_at.duration_since(started), sampler.interval);
-        match take(&walker, sequence).await {
+        match take(&walker, metrics, sequence).await {
             // Fails when the last subscriber has just gone.
             Ok(tick) => drop(sampler.ticks.send(Arc::new(tick))),
             Err(error) => tracing::warn!(sequence, error, "this tick is missing"),
@@ -84,17 +89,19 @@ fn sequence_of(elapsed: Duration, interval: Duration) -> u64 {
     u64::try_from(elapsed.as_nanos() / interval.as_nanos().max(1)).unwrap_or(u64::MAX)
 }
 
-async fn take(walker: &Walker, sequence: u64) -> Result<Tick, String> {
+async fn take(walker: &Walker, metrics: MetricSet, sequence: u64) -> Result<Tick, String> {
     let boottime = clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(|error| error.to_string())?;
     let sampled_at = SystemTime::now();
     let spec = WalkSpec {
         target: Target::v2_root(),
         order: Order::DescendantsPre,
-        metrics: MetricSet::all(),
+        metrics,
         limit: 0,
         stop_at: None,
         max_depth: None,
-        engine: WalkEngine::Unlocked,
+        stop_when: None,
+        engine: None,
+        joins_hierarchies: false,
     };
     let walked = walker.walk(spec).await.map_err(|error| error.to_string())?;
     Ok(Tick { sequence, boottime: boottime.into(), sampled_at, walked })

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use cgfleet_model::{MetricSet, UnknownMetric};
-use cgfleet_proto::v1::{CgroupTarget, HostSelector};
+use cgfleet_model::{Condition, Metric, MetricSet, UnknownMetric};
+use cgfleet_proto::v1::{CgroupSample, CgroupTarget, HostSelector};
 use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser, error::ErrorKind};
 use jiff::{Timestamp, Zoned};
 use prost_types::FieldMask;
@@ -13,7 +13,7 @@ use crate::{
     moment::{InvalidMoment, parse_moment},
     output::Format,
     target::parse_target,
-    words::{Engine, Order},
+    words::{Engine, Join, Order},
 };
 
 /// The variable that names the server where `--server` does not.
@@ -57,9 +57,9 @@ pub(crate) enum Command {
     /// List the metrics that exist
     #[command(after_help = EXIT_CODES)]
     Metrics(FormatArgs),
-    /// Show what one host can do
+    /// Show what one host can do, from where each metric comes, and why
     #[command(after_help = EXIT_CODES)]
-    Capabilities(CapabilitiesArgs),
+    Doctor(DoctorArgs),
 }
 
 impl Command {
@@ -71,7 +71,7 @@ impl Command {
             Self::History(_) => "history",
             Self::Hosts(_) => "hosts",
             Self::Metrics(_) => "metrics",
-            Self::Capabilities(_) => "capabilities",
+            Self::Doctor(_) => "doctor",
         }
     }
 }
@@ -129,21 +129,65 @@ impl HostTimeoutArgs {
 #[derive(Debug, Args)]
 pub(crate) struct FieldsArgs {
     /// What to read: groups (cpu) or metrics (cpu.usage_usec), as `cgctl metrics` lists them
-    /// [default: all]
+    /// [default: all for json and ndjson, a few that are there for a table]
     #[arg(long, value_name = "FIELD,…", value_delimiter = ',', value_parser = parse_field)]
     fields: Vec<String>,
 }
 
-impl FieldsArgs {
-    /// The fields as the wire has them; `None` means all.
-    pub(crate) fn read_mask(&self) -> Option<FieldMask> {
-        (!self.fields.is_empty()).then(|| FieldMask { paths: self.fields.clone() })
+/// What a table shows unless it is told.
+const TABLE_METRICS: [Metric; 9] = [
+    Metric::CpuUsage,
+    Metric::CpuUser,
+    Metric::CpuSystem,
+    Metric::CpuThrottled,
+    Metric::MemoryCurrent,
+    Metric::MemoryMax,
+    Metric::IoRbytes,
+    Metric::IoWbytes,
+    Metric::PidsCurrent,
+];
+
+/// The columns of a table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Columns {
+    metrics: MetricSet,
+    /// Whether those stay that nothing has.
+    all: bool,
+}
+
+impl Columns {
+    /// The metrics that have a column in a table of these rows.
+    pub(crate) fn shown<'a>(self, rows: impl Iterator<Item = &'a CgroupSample> + Clone) -> Vec<Metric> {
+        let is_there = |metric: &Metric| rows.clone().any(|sample| sample.metric(*metric).is_some());
+        self.metrics.iter().filter(|metric| self.all || is_there(metric)).collect()
     }
 
-    /// The metrics that the fields name.
-    pub(crate) fn metrics(&self) -> MetricSet {
+    /// These, whatever the rows have.
+    #[cfg(test)]
+    pub(crate) fn of(metrics: MetricSet) -> Self {
+        Self { metrics, all: true }
+    }
+}
+
+impl FieldsArgs {
+    /// The fields as the wire has them; `None` means all.
+    pub(crate) fn read_mask(&self, format: Format) -> Option<FieldMask> {
+        let paths = match (self.fields.is_empty(), format) {
+            (false, _) => self.fields.clone(),
+            (true, Format::Table) => TABLE_METRICS.iter().map(|metric| metric.name().to_owned()).collect(),
+            (true, Format::Json | Format::Ndjson) => return None,
+        };
+        Some(FieldMask { paths })
+    }
+
+    /// The columns that the fields make.
+    pub(crate) fn columns(&self) -> Columns {
+        if self.fields.is_empty() {
+            return Columns { metrics: TABLE_METRICS.into_iter().collect(), all: false };
+        }
         // Every field was parsed, so the set cannot be refused.
-        MetricSet::from_paths(self.fields.iter().map(String::as_str)).unwrap_or_default()
+        let metrics = MetricSet::from_paths(self.fields.iter().map(String::as_str)).unwrap_or_default();
+        Columns { metrics, all: true }
     }
 }
 
@@ -173,6 +217,13 @@ pub(crate) struct QueryArgs {
     /// End each host's walk after this cgroup
     #[arg(long, value_name = "TARGET", value_parser = parse_target)]
     pub(crate) stop_at: Option<CgroupTarget>,
+    /// End each host's walk after the first cgroup of which this is true, such as
+    /// memory.max_bytes<max (is limited) or pids.current>=100
+    #[arg(long, value_name = "METRIC<VALUE")]
+    pub(crate) stop_when: Option<Condition>,
+    /// Put other hierarchies' values beside those of TARGET, by path
+    #[arg(long, value_name = "BY")]
+    pub(crate) join: Option<Join>,
     #[command(flatten)]
     pub(crate) host_timeout: HostTimeoutArgs,
     #[command(flatten)]
@@ -213,7 +264,7 @@ pub(crate) struct HistoryArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct CapabilitiesArgs {
+pub(crate) struct DoctorArgs {
     /// The host's agent (host:port)
     #[arg(long, value_name = "ADDR", conflicts_with = "server")]
     pub(crate) agent: String,
@@ -295,12 +346,13 @@ mod tests {
             "query --all",
             "query --host a --host b /x --order self --limit 1 --stop-at 12 --host-timeout 500ms -o ndjson",
             "query --agent 127.0.0.1:7401 memory:/a --order ancestors --fields cpu,cpu.usage_usec",
+            "query --all /a --order ancestors --stop-when memory.max_bytes<max --join path --engine files",
             "flush --all /a --server http://s:1 --timeout 2m",
             "flush --agent h:1",
             "history --host a /x --since now",
             "hosts -o json --trace",
             "metrics",
-            "capabilities --agent h:1 --output json",
+            "doctor --agent h:1 --output json",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));
         }
@@ -322,7 +374,10 @@ mod tests {
         check("query --agent h:1 --all", &["cannot be used with"]);
         check("query --all a/b", &["'a/b'", "a cgroup id (1234)"]);
         check("query --all --order up", &["'up'", "self, pre, post, ancestors, children"]);
-        check("query --all --fields disk", &["\"disk\"", "cpu.usage_usec"]);
+        check("query --all --fields disk", &["\"disk\"", "memory_stat", "cpu.usage_usec"]);
+        check("query --all --stop-when memory<1", &["'memory<1'", "unknown field"]);
+        check("query --all --stop-when cpu.usage_usec", &["METRIC<VALUE"]);
+        check("query --all --join id", &["'id'", "path"]);
         check("query --all --limit 0", &["'0'", "1 to 4294967295"]);
         check("query --all -o xml", &["'xml'", "table, json, ndjson"]);
         check("query --all --timeout 0s", &["'0s'", "500ms"]);

@@ -18,7 +18,7 @@
 #![cfg_attr(test, allow(clippy::needless_raw_string_hashes, reason = "as expect-test writes them"))]
 
 mod args;
-mod capabilities;
+mod doctor;
 mod error;
 mod exit;
 mod flush;
@@ -101,9 +101,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         Command::History(args) => history::run(args, &calls.server()?).await,
         Command::Hosts(args) => hosts::run(args.format, &calls.server()?).await,
         Command::Metrics(args) => metrics::run(args.format, &calls.server()?).await,
-        Command::Capabilities(args) => {
-            capabilities::run(args.output.format, &calls.agent(&args.agent)?).await
-        }
+        Command::Doctor(args) => doctor::run(args.output.format, &calls.agent(&args.agent)?).await,
     }
 }
 

@@ -3,9 +3,12 @@
 //! A word is the proto's name in lower case without its prefix; only the orders of a walk have
 //! shorter ones.
 
-use cgfleet_model::MetricGroup;
+use std::collections::BTreeSet;
+
+use cgfleet_model::{Comparison, Condition, MetricGroup};
 use cgfleet_proto::v1::{
-    CgroupOrder, CgroupSample, GapReason, HostState, MetricKind, Source, WalkEnd, WalkEngine,
+    self, CgroupLayout, CgroupOrder, CgroupSample, GapReason, HierarchyJoin, HostState, MetricKind, Source,
+    WalkEnd, WalkEngine,
 };
 
 /// The order of a walk.
@@ -31,6 +34,8 @@ pub(crate) enum Engine {
     Locked,
     /// In slices, without cgroup_mutex
     Unlocked,
+    /// Through the cgroup filesystem, without BPF
+    Files,
 }
 
 impl From<Engine> for WalkEngine {
@@ -38,8 +43,35 @@ impl From<Engine> for WalkEngine {
         match engine {
             Engine::Locked => Self::Locked,
             Engine::Unlocked => Self::Unlocked,
+            Engine::Files => Self::Files,
         }
     }
+}
+
+/// What becomes of one path in several hierarchies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Join {
+    /// One row, with each group from the first hierarchy that has it
+    Path,
+}
+
+impl From<Join> for HierarchyJoin {
+    fn from(join: Join) -> Self {
+        match join {
+            Join::Path => Self::Path,
+        }
+    }
+}
+
+/// A condition as the wire has it.
+pub(crate) fn condition(Condition { metric, comparison, value }: Condition) -> v1::Condition {
+    let comparison = match comparison {
+        Comparison::Less => v1::Comparison::Less,
+        Comparison::LessOrEqual => v1::Comparison::LessOrEqual,
+        Comparison::Greater => v1::Comparison::Greater,
+        Comparison::GreaterOrEqual => v1::Comparison::GreaterOrEqual,
+    };
+    v1::Condition { metric: metric.name().to_owned(), comparison: comparison.into(), value }
 }
 
 const ORDERS: [(Order, CgroupOrder, &str); 5] = [
@@ -78,13 +110,14 @@ words! {
     host_state(HostState, "HOST_STATE_");
     gap_reason(GapReason, "GAP_REASON_");
     metric_kind(MetricKind, "METRIC_KIND_");
+    cgroup_layout(CgroupLayout, "CGROUP_LAYOUT_");
 }
 
-/// Where a group of a sample was read.
-pub(crate) fn source_of(sample: &CgroupSample, group: MetricGroup) -> Option<String> {
-    match group {
-        MetricGroup::Cpu => source(sample.cpu.as_ref()?.source),
-    }
+/// Where the groups of a sample were read: `bpf`, `file`, or `bpf+file`.
+pub(crate) fn sources_of(sample: &CgroupSample) -> Option<String> {
+    let sources = MetricGroup::ALL.iter().filter_map(|group| sample.source(*group));
+    let words: BTreeSet<String> = sources.filter_map(|found| source(found.into())).collect();
+    (!words.is_empty()).then(|| words.into_iter().collect::<Vec<_>>().join("+"))
 }
 
 #[cfg(test)]

@@ -25,7 +25,159 @@ enum cg_order {
 
 /* Record groups: which of them a walk is asked for, and which a record holds. */
 enum cg_group {
-	CG_GROUP_CPU = 1 << 0,
+	CG_GROUP_CPU = 1 << 0, /* in cg_record */
+	CG_GROUP_BANDWIDTH = 1 << 1, /* the others in cg_details */
+	CG_GROUP_MEMORY = 1 << 2,
+	CG_GROUP_MEMORY_EVENTS = 1 << 3,
+	CG_GROUP_MEMORY_EVENTS_LOCAL = 1 << 4,
+	CG_GROUP_IO = 1 << 5,
+	CG_GROUP_PIDS = 1 << 6,
+	CG_GROUP_PRESSURE = 1 << 7,
+	CG_GROUP_STRUCTURE = 1 << 8,
+	CG_GROUP_MEMORY_STAT = 1 << 9, /* in cg_memory_stat */
+};
+
+/* Those that the memory controller keeps. */
+#define CG_GROUPS_OF_MEMORY                                               \
+	(CG_GROUP_MEMORY | CG_GROUP_MEMORY_EVENTS |                       \
+	 CG_GROUP_MEMORY_EVENTS_LOCAL | CG_GROUP_MEMORY_STAT)
+
+/* What is at which place of cg_details, as the kernel holds it. */
+enum cg_detail {
+	/* CG_GROUP_BANDWIDTH: of the cgroup's task group; times in ns. */
+	CG_NR_PERIODS,
+	CG_NR_THROTTLED,
+	CG_THROTTLED_NS,
+	/* CG_GROUP_MEMORY: page counters, in pages. */
+	CG_MEMORY_USAGE,
+	CG_MEMORY_WATERMARK,
+	CG_MEMORY_MIN,
+	CG_MEMORY_LOW,
+	CG_MEMORY_HIGH,
+	CG_MEMORY_MAX,
+	CG_SWAP_USAGE,
+	CG_SWAP_MAX,
+	/* CG_GROUP_MEMORY_EVENTS, CG_GROUP_MEMORY_EVENTS_LOCAL. */
+	CG_EVENTS_LOW,
+	CG_EVENTS_HIGH,
+	CG_EVENTS_MAX,
+	CG_EVENTS_OOM,
+	CG_EVENTS_OOM_KILL,
+	CG_EVENTS_OOM_GROUP_KILL,
+	CG_EVENTS_LOCAL_LOW,
+	CG_EVENTS_LOCAL_HIGH,
+	CG_EVENTS_LOCAL_MAX,
+	CG_EVENTS_LOCAL_OOM,
+	CG_EVENTS_LOCAL_OOM_KILL,
+	CG_EVENTS_LOCAL_OOM_GROUP_KILL,
+	/* CG_GROUP_IO: enum blkg_iostat_type, then the same of ios. */
+	CG_IO_RBYTES,
+	CG_IO_WBYTES,
+	CG_IO_DBYTES,
+	CG_IO_RIOS,
+	CG_IO_WIOS,
+	CG_IO_DIOS,
+	/* CG_GROUP_PIDS. */
+	CG_PIDS_COUNTER,
+	CG_PIDS_LIMIT,
+	/* CG_GROUP_PRESSURE: enum psi_states, in ns. */
+	CG_PSI_IO_SOME_NS,
+	CG_PSI_IO_FULL_NS,
+	CG_PSI_MEMORY_SOME_NS,
+	CG_PSI_MEMORY_FULL_NS,
+	CG_PSI_CPU_SOME_NS,
+	CG_PSI_CPU_FULL_NS,
+	/* CG_GROUP_STRUCTURE. */
+	CG_POPULATED,
+	CG_FROZEN,
+	CG_NR_DESCENDANTS,
+	CG_NR_DYING_DESCENDANTS,
+
+	CG_DETAILS,
+	/* Not in cg_details: cg_record.cpu_usage_ns, where a condition is on it. */
+	CG_DETAIL_CPU_USAGE = CG_DETAILS,
+};
+
+/* What is at which place of struct memcg_vmstats is for the agent to find out. */
+#define CG_MEMORY_STATE_MAX  64
+#define CG_MEMORY_EVENTS_MAX 48
+
+/* What the kernel counts in struct memcg_vmstats, as far as the agent asks. */
+enum cg_memory_item {
+	CG_ITEM_ANON,
+	CG_ITEM_FILE,
+	CG_ITEM_KERNEL,
+	CG_ITEM_KERNEL_STACK,
+	CG_ITEM_PAGETABLES,
+	CG_ITEM_PERCPU,
+	CG_ITEM_SOCK,
+	CG_ITEM_VMALLOC,
+	CG_ITEM_SHMEM,
+	CG_ITEM_ZSWAP,
+	CG_ITEM_ZSWAPPED,
+	CG_ITEM_FILE_MAPPED,
+	CG_ITEM_FILE_DIRTY,
+	CG_ITEM_FILE_WRITEBACK,
+	CG_ITEM_SWAPCACHED,
+	CG_ITEM_ANON_THP,
+	CG_ITEM_SHMEM_THP,
+	CG_ITEM_INACTIVE_ANON,
+	CG_ITEM_ACTIVE_ANON,
+	CG_ITEM_INACTIVE_FILE,
+	CG_ITEM_ACTIVE_FILE,
+	CG_ITEM_UNEVICTABLE,
+	CG_ITEM_SLAB_RECLAIMABLE,
+	CG_ITEM_SLAB_UNRECLAIMABLE,
+	CG_ITEM_WORKINGSET_REFAULT_ANON,
+	CG_ITEM_WORKINGSET_REFAULT_FILE,
+	CG_ITEM_PGSCAN_KSWAPD,
+	CG_ITEM_PGSCAN_DIRECT,
+	CG_ITEM_PGSCAN_KHUGEPAGED,
+	CG_ITEM_PGSCAN_PROACTIVE,
+	CG_ITEM_PGSTEAL_KSWAPD,
+	CG_ITEM_PGSTEAL_DIRECT,
+	CG_ITEM_PGSTEAL_KHUGEPAGED,
+	CG_ITEM_PGSTEAL_PROACTIVE,
+	CG_ITEM_PGFAULT,
+	CG_ITEM_PGMAJFAULT,
+	CG_ITEM_PGREFILL,
+	CG_ITEM_PGACTIVATE,
+	CG_ITEM_PGDEACTIVATE,
+	CG_ITEM_PGLAZYFREE,
+	CG_ITEM_PGLAZYFREED,
+	CG_ITEM_THP_FAULT_ALLOC,
+
+	CG_ITEMS,
+};
+
+/* No number, or no place in an array. */
+#define CG_NONE 0xffffffffU
+
+/* Bytes of the tables that say at which place an item is. */
+#define CG_TABLE_BYTES_MAX 1024
+
+/* What the running kernel calls at which number. */
+struct cg_facts {
+	/* Request: where the tables are (kallsyms); 0: not known. */
+	__u64 state_table;
+	__u64 events_table;
+	/* Answer. */
+	__u32 state_words; /* of the arrays in struct memcg_vmstats */
+	__u32 events_words;
+	__u32 state_table_read; /* 1: the bytes of the table are below */
+	__u32 events_table_read;
+	__u32 items[CG_ITEMS]; /* the enum's number; CG_NONE: not in it */
+	__u8 state_table_bytes[CG_TABLE_BYTES_MAX];
+	__u8 events_table_bytes[CG_TABLE_BYTES_MAX];
+};
+
+/* Devices of one cgroup that are recorded. */
+#define CG_IO_DEVICES_MAX 32
+
+/* How a condition compares; 0: there is no condition. */
+enum cg_comparison {
+	CG_LESS = 1,
+	CG_GREATER_OR_EQUAL = 2,
 };
 
 /* Why a walk ended. 0 while it has not. */
@@ -36,6 +188,7 @@ enum cg_end {
 	CG_END_RECORDS_FULL = 4, /* the record array has no more room */
 	CG_END_SLICE =
 		5, /* unlocked: go on at the cursor, in another session */
+	CG_END_STOP_WHEN = 6, /* cg_walk.stop_comparison holds */
 };
 
 /*
@@ -63,6 +216,26 @@ struct cg_record {
 	__u64 cpu_usage_ns; /* CG_GROUP_CPU */
 };
 
+/* More of the cgroup whose record has the same place. */
+struct cg_details {
+	__u64 words[CG_DETAILS]; /* by enum cg_detail */
+};
+
+/* Beginnings of the arrays in the cgroup's struct memcg_vmstats. */
+struct cg_memory_stat {
+	__s64 state[CG_MEMORY_STATE_MAX];
+	__u64 events[CG_MEMORY_EVENTS_MAX];
+};
+
+/* Block I/O of a cgroup with one device. */
+struct cg_io_device {
+	__u32 slot; /* of the cgroup's record */
+	__u32 major;
+	__u32 minor;
+	__u32 padding;
+	__u64 words[6]; /* as from CG_IO_RBYTES on */
+};
+
 /* The name of a cgroup. */
 struct cg_name {
 	__u64 id;
@@ -85,6 +258,11 @@ struct cg_walk {
 	__u32 names_max; /* entries of the name array */
 	__u32 order; /* enum cg_order */
 	__u32 max_depth; /* unlocked: levels below the start that are visited */
+	__u64 stop_value; /* end after a cgroup that compares so with it */
+	__u32 stop_detail; /* enum cg_detail */
+	__u32 stop_group; /* enum cg_group: of which that is */
+	__u32 stop_comparison; /* enum cg_comparison */
+	__u32 io_devices_max; /* entries of the device array */
 
 	/* Request of walk_unlocked, from the answer of the slice before. */
 	__u64 start_id; /* where the walk began; 0: it begins here */
@@ -108,7 +286,7 @@ struct cg_walk {
 	__u64 walk_ns;
 	__u32 records;
 	__u32 names;
-	__u32 padding;
+	__u32 io_devices;
 	__u32 end; /* enum cg_end */
 
 	/* Answer of walk_unlocked: the cgroup behind which the slice ended. */
@@ -122,6 +300,10 @@ struct cg_walk {
 
 	/* Between the two calls of one walk_unlocked session. */
 	__u64 session_css;
+
+	/* Addresses: of the cgroup of which details are read, and its io css. */
+	__u64 cgroup;
+	__u64 io_css;
 };
 
 #endif

@@ -55,12 +55,117 @@ struct cgroup_base_stat {
 	struct task_cputime cputime;
 };
 
+/* Which of these a kernel has, and at which number, is asked of its BTF. */
+enum cgroup_subsys_id {
+	cpu_cgrp_id = 1,
+	memory_cgrp_id,
+	io_cgrp_id,
+	pids_cgrp_id,
+};
+
+struct psi_group {
+	bool enabled;
+	__u64 total[6]; /* of the first aggregator, PSI_AVGS */
+};
+
 struct cgroup {
 	struct cgroup_subsys_state self;
+	unsigned long flags;
 	int level;
+	int nr_descendants;
+	int nr_dying_descendants;
+	int nr_populated_csets;
+	int nr_populated_domain_children;
+	int nr_populated_threaded_children;
 	struct kernfs_node *kn;
+	struct cgroup_subsys_state *subsys[1]; /* by enum cgroup_subsys_id */
 	struct cgroup_root *root;
 	struct cgroup_base_stat bstat;
+	struct psi_group *psi;
+};
+
+/* An enum without a name too: include/linux/cgroup-defs.h, since 5.2. */
+#define CGRP_FROZEN 3
+
+struct cfs_bandwidth {
+	int nr_periods;
+	int nr_throttled;
+	__u64 throttled_time;
+};
+
+struct task_group {
+	struct cfs_bandwidth cfs_bandwidth;
+};
+
+typedef struct {
+	long counter;
+} atomic_long_t;
+
+struct page_counter {
+	atomic_long_t usage;
+	unsigned long watermark;
+	unsigned long min;
+	unsigned long low;
+	unsigned long high;
+	unsigned long max;
+};
+
+struct memcg_vmstats {
+	long state[1];
+	unsigned long events[1];
+};
+
+struct mem_cgroup {
+	struct page_counter memory;
+	struct page_counter swap;
+	struct memcg_vmstats *vmstats;
+	atomic_long_t memory_events[6]; /* by enum memcg_memory_event */
+	atomic_long_t memory_events_local[6];
+};
+
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
+struct pids_cgroup {
+	atomic64_t counter;
+	atomic64_t limit;
+};
+
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+struct gendisk {
+	int major;
+	int first_minor;
+};
+
+struct request_queue {
+	struct gendisk *disk;
+};
+
+struct blkg_iostat {
+	__u64 bytes[3]; /* read, write, discard */
+	__u64 ios[3];
+};
+
+struct blkg_iostat_set {
+	struct blkg_iostat cur;
+};
+
+struct blkcg_gq {
+	struct request_queue *q;
+	struct hlist_node blkcg_node;
+	struct blkg_iostat_set iostat;
+};
+
+struct blkcg {
+	struct hlist_head blkg_list;
 };
 
 struct bpf_iter_meta;
@@ -81,6 +186,12 @@ extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
 #define READ(probed, src, a, ...)                        \
 	((probed) ? BPF_CORE_READ(src, a, ##__VA_ARGS__) \
 		  : ___arrow(src, a, ##__VA_ARGS__))
+
+/* An address as a struct that READ() can go on from. */
+#define AT(probed, type, address)                                   \
+	((probed) ? (type *)(address) :                             \
+		    (type *)bpf_rdonly_cast((void *)(address),      \
+					    bpf_core_type_id_kernel(type)))
 
 /* Newer libbpf headers have it; the agent makes it a constant before loading. */
 #ifndef bpf_ksym_exists

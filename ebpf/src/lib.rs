@@ -19,16 +19,22 @@ pub mod abi {
 /// `flush_unlocked.bpf.c`: the flush without cgroup_mutex, from Linux 6.2 on.
 pub const FLUSH_UNLOCKED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/flush_unlocked.bpf.o"));
 
+/// `facts.bpf.c`: what a kernel calls at which number.
+pub const FACTS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/facts.bpf.o"));
+
 /// `walk.bpf.c`: both engines, and the flush under cgroup_mutex.
 pub const WALK_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/walk.bpf.o"));
 
 #[cfg(test)]
 mod tests {
-    use super::abi::{cg_name, cg_record, cg_walk};
+    use super::abi::{self, cg_details, cg_io_device, cg_memory_stat, cg_name, cg_record, cg_walk};
 
     #[test]
     fn records_have_no_hidden_padding_and_fit_cache_lines() {
         assert_eq!(size_of::<cg_record>(), 48);
+        assert_eq!(size_of::<cg_details>(), 8 * abi::CG_DETAILS as usize);
+        assert_eq!(size_of::<cg_memory_stat>() % 64, 0);
+        assert_eq!(size_of::<cg_io_device>(), 64);
         assert_eq!(size_of::<cg_name>(), 272);
         assert_eq!(size_of::<cg_walk>() % 8, 0);
     }

@@ -7,6 +7,8 @@
 #define CGFLEET_RECORD_H
 
 #include "control.h"
+#include "groups.h"
+#include "io.h"
 
 /* The agent sets the bounds of the arrays from its configuration. */
 
@@ -18,6 +20,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct cg_record);
 } records SEC(".maps");
+
+/* As details, of what is asked for less often and is larger. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cg_memory_stat);
+} memory_stats SEC(".maps");
 
 /* An unlocked walk ends its slice when it is full; a locked one sends no names. */
 struct {
@@ -60,6 +71,98 @@ static __always_inline void record_cpu(struct cg_record *record,
 	record->valid |= CG_GROUP_CPU;
 }
 
+static __always_inline __u32 read_details(__u32 slot, __u32 level, bool is_v2,
+					  bool probed)
+{
+	bool is_v2_below_root = is_v2 && level > 0;
+	struct cgroup_subsys_state *css;
+	struct cg_walk *w = the_walk();
+	struct cg_memory_stat *stat;
+	struct cg_details *detail;
+	struct cgroup *cgrp;
+	__u32 valid = 0;
+	__u32 asked;
+
+	detail = bpf_map_lookup_elem(&details, &slot);
+	stat = bpf_map_lookup_elem(&memory_stats, &slot);
+	if (!w || !detail || !stat)
+		return 0;
+	cgrp = AT(probed, struct cgroup, w->cgroup);
+	asked = w->groups;
+	if ((asked & CG_GROUP_BANDWIDTH) && level > 0)
+		valid |= read_bandwidth(
+			detail, CONTROLLER(probed, cgrp, cpu_cgrp_id), probed);
+	if (asked & CG_GROUPS_OF_MEMORY)
+		valid |= read_memory_groups(
+			asked, level, detail, stat,
+			CONTROLLER(probed, cgrp, memory_cgrp_id), probed);
+	if ((asked & CG_GROUP_IO) && is_v2_below_root) {
+		css = CONTROLLER(probed, cgrp, io_cgrp_id);
+		w->io_css = (__u64)css;
+		if (css)
+			valid |= record_io(slot);
+	}
+	if ((asked & CG_GROUP_PIDS) && level > 0)
+		valid |= read_pids(
+			detail, CONTROLLER(probed, cgrp, pids_cgrp_id), probed);
+	if ((asked & CG_GROUP_PRESSURE) && is_v2_below_root)
+		valid |= read_pressure(detail, cgrp, probed);
+	if (asked & CG_GROUP_STRUCTURE)
+		valid |= read_structure(detail, cgrp, probed);
+	return valid;
+}
+
+/*
+ * These are global functions, for the verifier then goes through them once: their
+ * ways are many, and so are the places that call them.
+ */
+__noinline __u32 record_details_typed(__u32 slot, __u32 level, __u32 is_v2)
+{
+	if (!bpf_ksym_exists(bpf_rdonly_cast))
+		return 0;
+	return read_details(slot, level, is_v2, false);
+}
+
+__noinline __u32 record_details_probed(__u32 slot, __u32 level, __u32 is_v2)
+{
+	return read_details(slot, level, is_v2, true);
+}
+
+static __always_inline __u32 record_details(struct cg_walk *w, __u32 slot,
+					    const struct cg_record *record,
+					    struct cgroup *cgrp)
+{
+	__u32 is_v2 = record->hierarchy_id == 0;
+
+	/* A global function takes numbers only. */
+	w->cgroup = (__u64)cgrp;
+	if (bpf_ksym_exists(bpf_rdonly_cast))
+		return record_details_typed(slot, record->level, is_v2);
+	return record_details_probed(slot, record->level, is_v2);
+}
+
+/* Whether the walk's condition holds for the cgroup that was just recorded. */
+static __always_inline bool is_stop_when(const struct cg_walk *w, __u32 slot,
+					 const struct cg_record *record)
+{
+	__u32 detail = w->stop_detail;
+	struct cg_details *found;
+	__u64 value;
+
+	if (!w->stop_comparison || !(record->valid & w->stop_group))
+		return false;
+	if (detail == CG_DETAIL_CPU_USAGE) {
+		value = record->cpu_usage_ns;
+	} else {
+		found = bpf_map_lookup_elem(&details, &slot);
+		if (!found || detail >= CG_DETAILS)
+			return false;
+		value = found->words[detail];
+	}
+	return w->stop_comparison == CG_LESS ? value < w->stop_value :
+					       value >= w->stop_value;
+}
+
 /* Where a cgroup is, as far as its engine knows without reading it again. */
 struct place {
 	__u64 parent_id;
@@ -91,12 +194,16 @@ static __always_inline __u32 record_cgroup(struct cg_walk *w,
 	record->valid = 0;
 	if (w->groups & CG_GROUP_CPU)
 		record_cpu(record, cgrp, probed);
+	if (w->groups & ~CG_GROUP_CPU)
+		record->valid |= record_details(w, slot, record, cgrp);
 	/* A root's serial is 0. */
 	if (record->serial >= w->names_from)
 		record_name(w, record, READ(probed, kn, name));
 	w->records = slot + 1;
 	if (record->id == w->stop_at_id)
 		return CG_END_STOP_AT;
+	if (is_stop_when(w, slot, record))
+		return CG_END_STOP_WHEN;
 	if (w->limit && w->records >= w->limit)
 		return CG_END_LIMIT;
 	return 0;

@@ -61,6 +61,7 @@ static __always_inline bool visit(struct cg_walk *w, struct slice *slice,
 		return true;
 	slice->visits++;
 	if (w->records < w->records_max && w->names < w->names_max &&
+	    w->io_devices + CG_IO_DEVICES_MAX <= w->io_devices_max &&
 	    ((slice->visits & (VISITS_PER_LOOK - 1)) ||
 	     bpf_ktime_get_ns() - slice->started_ns < w->slice_ns_max))
 		return false;

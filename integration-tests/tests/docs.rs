@@ -39,18 +39,23 @@ fn the_metrics_page_is_the_catalogue() {
     let intro = "# Metrics\n\n\
          The name is the field's path in `CgroupSample`: it goes into a request's read mask and cgctl's `--fields`, \
          and so\ndoes a whole group, such as `cpu`. A metric that was not measured is absent, never 0. \
-         `cgctl capabilities` says where an\nagent reads each.\n\n\
-         | Name | Unit | Kind | Same as | Meaning |\n|---|---|---|---|---|\n";
-    let rows = Metric::ALL.map(|metric| {
+         `cgctl doctor` says where an\nagent reads each, and why.\n\n\
+         A counter only grows, a gauge goes up and down, a limit is set by somebody and may be `max` (2^64-1 on the \
+         wire).\nUnit 1 is a plain number.\n\n\
+         | Name | Unit | Kind | Same as | On cgroup v1 | Meaning |\n|---|---|---|---|---|---|\n";
+    let rows = Metric::ALL.iter().map(|metric| {
         let info = metric.info();
         let kind = match info.kind {
             MetricKind::Counter => "counter",
             MetricKind::Gauge => "gauge",
+            MetricKind::Limit => "limit",
         };
-        let (name, unit, file, meaning) = (info.name, info.unit, info.kernel_file, info.description);
-        format!("| `{name}` | {unit} | {kind} | `{file}` | {meaning} |\n")
+        let (name, unit, file, meaning) = (info.name, info.unit, info.v2.to_text(), info.description);
+        let v1 = info.v1.map_or_else(|| "-".to_owned(), |file| format!("`{}`", file.to_text()));
+        format!("| `{name}` | {unit} | {kind} | `{file}` | {v1} | {meaning} |\n")
     });
-    expect_file!["../../docs/metrics.md"].assert_eq(&format!("{intro}{}", rows.concat()));
+    let rows: String = rows.collect();
+    expect_file!["../../docs/metrics.md"].assert_eq(&format!("{intro}{rows}"));
 }
 
 #[test]

@@ -1,14 +1,20 @@
-//! Pure vocabulary that every other crate speaks: the metric catalogue, cgroup paths as text, rates of
-//! counters, and time ranges.
+//! Pure vocabulary that every other crate speaks: the metric catalogue, limits and conditions on metrics,
+//! cgroup paths as text, rates of counters, and time ranges.
 //!
 //! Must not know: files, sockets, clocks, async, or the shape of any message.
 
+mod condition;
+mod limit;
 mod metric;
 mod path_text;
 mod rate;
 mod time_range;
 
-pub use metric::{Metric, MetricGroup, MetricInfo, MetricKind, MetricSet, UnknownMetric};
+pub use condition::{Comparison, Condition, InvalidCondition};
+pub use limit::Limit;
+pub use metric::{
+    Agreement, KernelFile, Metric, MetricGroup, MetricInfo, MetricKind, MetricSet, Shape, UnknownMetric,
+};
 pub use path_text::{InvalidEscape, escape_path, unescape_path};
 pub use rate::{CounterReading, rate_per_second};
 pub use time_range::{EmptyTimeRange, TimeRange};

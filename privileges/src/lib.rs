@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{Uid, User, geteuid, setgroups, setresgid, setresuid, setuid};
+use nix::unistd::{Uid, User, getegid, geteuid, setgroups, setresgid, setresuid, setuid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
@@ -20,6 +20,33 @@ use rustix::thread::{
 
 pub use self::error::PrivilegeError;
 use self::status::Status;
+
+/// What this process may do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+    /// Its effective capabilities, as capabilities(7) names them.
+    pub capabilities: Vec<String>,
+    /// Whether it can gain no more.
+    pub no_new_privs: bool,
+}
+
+impl Held {
+    /// Asks the kernel.
+    pub fn now() -> Result<Self, PrivilegeError> {
+        let status = Status::read()?;
+        let names = CapabilitySet::from_bits_retain(status.effective());
+        Ok(Self {
+            uid: geteuid().as_raw(),
+            gid: getegid().as_raw(),
+            capabilities: names.iter_names().map(|(name, _)| format!("CAP_{name}")).collect(),
+            no_new_privs: status.no_new_privs,
+        })
+    }
+}
 
 /// As whom a daemon runs once it has done what needs privilege.
 #[derive(Debug)]

@@ -56,6 +56,11 @@ impl Status {
         self.inheritable | self.permitted | self.effective | self.ambient
     }
 
+    /// The capabilities that count for what is allowed.
+    pub(super) fn effective(&self) -> u64 {
+        self.effective
+    }
+
     /// Whether every id is the user's, with no group beside its own.
     pub(super) fn is_only(&self, user: &User) -> bool {
         let only = |ids: &[u32], id: u32| ids.iter().all(|found| *found == id);

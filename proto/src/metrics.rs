@@ -1,41 +1,186 @@
-//! The metric catalogue met with `CgroupSample`: values by metric, and read masks.
+//! The metric catalogue met with `CgroupSample`: values by metric, groups, and read masks.
 
-use cgfleet_model::{Metric, MetricSet, UnknownMetric};
+use cgfleet_model::{Metric, MetricGroup, MetricSet, UnknownMetric};
 
-use crate::v1::{CgroupSample, CpuSample};
+use crate::v1::{CgroupSample, Source};
+
+/// Writes, out of one list of which metric is which field, everything that has to know it.
+macro_rules! fields {
+    ($($group:ident $message:ident { $($metric:ident: $field:ident,)* })*) => {
+        impl CgroupSample {
+            /// The value of a metric; `None` if it was not measured.
+            pub fn metric(&self, metric: Metric) -> Option<u64> {
+                match metric {
+                    $($(Metric::$metric => self.$message.as_ref()?.$field,)*)*
+                }
+            }
+
+            /// Sets the value of a metric; `None` makes it absent, and a group without values too.
+            pub fn set_metric(&mut self, metric: Metric, value: Option<u64>) {
+                match metric {
+                    $($(Metric::$metric => {
+                        if value.is_some() || self.$message.is_some() {
+                            self.$message.get_or_insert_default().$field = value;
+                        }
+                    })*)*
+                }
+                if value.is_none() && !self.has_values(metric.info().group) {
+                    self.remove_group(metric.info().group);
+                }
+            }
+
+            /// Where a group was read; `None` if it was not.
+            pub fn source(&self, group: MetricGroup) -> Option<Source> {
+                match group {
+                    $(MetricGroup::$group => self.$message.as_ref().map(|group| group.source()),)*
+                }
+            }
+
+            /// Says where a group was read, if it was.
+            pub fn set_source(&mut self, group: MetricGroup, source: Source) {
+                match group {
+                    $(MetricGroup::$group => {
+                        if let Some(group) = &mut self.$message {
+                            group.set_source(source);
+                        }
+                    })*
+                }
+            }
+
+            /// Takes over a group of another sample.
+            pub fn take_group(&mut self, group: MetricGroup, other: &mut Self) {
+                match group {
+                    $(MetricGroup::$group => self.$message = other.$message.take(),)*
+                }
+            }
+
+            fn remove_group(&mut self, group: MetricGroup) {
+                match group {
+                    $(MetricGroup::$group => self.$message = None,)*
+                }
+            }
+
+            fn has_values(&self, group: MetricGroup) -> bool {
+                match group {
+                    $(MetricGroup::$group => {
+                        self.$message.as_ref().is_some_and(|group| $(group.$field.is_some() ||)* false)
+                    })*
+                }
+            }
+        }
+    };
+}
+
+fields! {
+    Cpu cpu {
+        CpuUsage: usage_usec,
+        CpuUser: user_usec,
+        CpuSystem: system_usec,
+        CpuNrPeriods: nr_periods,
+        CpuNrThrottled: nr_throttled,
+        CpuThrottled: throttled_usec,
+    }
+    Memory memory {
+        MemoryCurrent: current_bytes,
+        MemoryPeak: peak_bytes,
+        MemorySwapCurrent: swap_current_bytes,
+        MemoryMin: min_bytes,
+        MemoryLow: low_bytes,
+        MemoryHigh: high_bytes,
+        MemoryMax: max_bytes,
+        MemorySwapMax: swap_max_bytes,
+    }
+    MemoryStat memory_stat {
+        MemoryStatAnon: anon_bytes,
+        MemoryStatFile: file_bytes,
+        MemoryStatKernel: kernel_bytes,
+        MemoryStatKernelStack: kernel_stack_bytes,
+        MemoryStatPagetables: pagetables_bytes,
+        MemoryStatPercpu: percpu_bytes,
+        MemoryStatSock: sock_bytes,
+        MemoryStatVmalloc: vmalloc_bytes,
+        MemoryStatShmem: shmem_bytes,
+        MemoryStatZswap: zswap_bytes,
+        MemoryStatZswapped: zswapped_bytes,
+        MemoryStatFileMapped: file_mapped_bytes,
+        MemoryStatFileDirty: file_dirty_bytes,
+        MemoryStatFileWriteback: file_writeback_bytes,
+        MemoryStatSwapcached: swapcached_bytes,
+        MemoryStatAnonThp: anon_thp_bytes,
+        MemoryStatShmemThp: shmem_thp_bytes,
+        MemoryStatInactiveAnon: inactive_anon_bytes,
+        MemoryStatActiveAnon: active_anon_bytes,
+        MemoryStatInactiveFile: inactive_file_bytes,
+        MemoryStatActiveFile: active_file_bytes,
+        MemoryStatUnevictable: unevictable_bytes,
+        MemoryStatSlabReclaimable: slab_reclaimable_bytes,
+        MemoryStatSlabUnreclaimable: slab_unreclaimable_bytes,
+        MemoryStatWorkingsetRefaultAnon: workingset_refault_anon,
+        MemoryStatWorkingsetRefaultFile: workingset_refault_file,
+        MemoryStatPgscan: pgscan,
+        MemoryStatPgsteal: pgsteal,
+        MemoryStatPgfault: pgfault,
+        MemoryStatPgmajfault: pgmajfault,
+        MemoryStatPgrefill: pgrefill,
+        MemoryStatPgactivate: pgactivate,
+        MemoryStatPgdeactivate: pgdeactivate,
+        MemoryStatPglazyfree: pglazyfree,
+        MemoryStatPglazyfreed: pglazyfreed,
+        MemoryStatThpFaultAlloc: thp_fault_alloc,
+    }
+    MemoryEvents memory_events {
+        MemoryEventsLow: low,
+        MemoryEventsHigh: high,
+        MemoryEventsMax: max,
+        MemoryEventsOom: oom,
+        MemoryEventsOomKill: oom_kill,
+        MemoryEventsOomGroupKill: oom_group_kill,
+    }
+    MemoryEventsLocal memory_events_local {
+        MemoryEventsLocalLow: low,
+        MemoryEventsLocalHigh: high,
+        MemoryEventsLocalMax: max,
+        MemoryEventsLocalOom: oom,
+        MemoryEventsLocalOomKill: oom_kill,
+        MemoryEventsLocalOomGroupKill: oom_group_kill,
+    }
+    Io io {
+        IoRbytes: rbytes,
+        IoWbytes: wbytes,
+        IoRios: rios,
+        IoWios: wios,
+        IoDbytes: dbytes,
+        IoDios: dios,
+    }
+    Pids pids {
+        PidsCurrent: current,
+        PidsMax: max,
+    }
+    Pressure pressure {
+        PressureCpuSome: cpu_some_usec,
+        PressureCpuFull: cpu_full_usec,
+        PressureMemorySome: memory_some_usec,
+        PressureMemoryFull: memory_full_usec,
+        PressureIoSome: io_some_usec,
+        PressureIoFull: io_full_usec,
+    }
+    Structure structure {
+        StructurePopulated: populated,
+        StructureFrozen: frozen,
+        StructureNrDescendants: nr_descendants,
+        StructureNrDyingDescendants: nr_dying_descendants,
+    }
+}
 
 impl CgroupSample {
-    /// The value of a metric; `None` if it was not measured.
-    pub fn metric(&self, metric: Metric) -> Option<u64> {
-        let cpu = self.cpu.as_ref();
-        match metric {
-            Metric::CpuUsage => cpu?.usage_usec,
-            Metric::CpuUser => cpu?.user_usec,
-            Metric::CpuSystem => cpu?.system_usec,
-        }
-    }
-
-    /// Sets the value of a metric; `None` makes it absent, and a group without values too.
-    pub fn set_metric(&mut self, metric: Metric, value: Option<u64>) {
-        if value.is_none() && self.cpu.is_none() {
-            return;
-        }
-        let cpu = self.cpu.get_or_insert_with(CpuSample::default);
-        match metric {
-            Metric::CpuUsage => cpu.usage_usec = value,
-            Metric::CpuUser => cpu.user_usec = value,
-            Metric::CpuSystem => cpu.system_usec = value,
-        }
-        if cpu.usage_usec.is_none() && cpu.user_usec.is_none() && cpu.system_usec.is_none() {
-            self.cpu = None;
-        }
-    }
-
     /// Makes every metric absent that is not in the set.
     pub fn keep_only(&mut self, metrics: MetricSet) {
-        for metric in Metric::ALL {
-            if !metrics.contains(metric) {
-                self.set_metric(metric, None);
+        for group in MetricGroup::ALL.iter().copied() {
+            let unwanted = MetricSet::of_group(group).without(metrics);
+            if !metrics.touches(group) {
+                self.remove_group(group);
+            } else if self.source(group).is_some() {
+                unwanted.iter().for_each(|metric| self.set_metric(metric, None));
             }
         }
     }
@@ -65,7 +210,9 @@ mod tests {
         groups
             .flat_map(|group| {
                 let fields = &message(group.type_name().rsplit('.').next().unwrap()).field;
-                fields.iter().filter(|field| field.r#type() != Type::Enum).map(move |field| (group, field))
+                // A value by device repeats what the group has in total.
+                let measured = fields.iter().filter(|field| field.r#type() == Type::Uint64);
+                measured.map(move |field| (group, field))
             })
             .map(|(group, field)| format!("{}.{}", group.name(), field.name()))
             .collect()
@@ -78,18 +225,35 @@ mod tests {
         let catalogue: BTreeSet<String> = Metric::ALL.iter().map(|metric| metric.name().to_owned()).collect();
         let not_in_catalogue: Vec<_> = fields.difference(&catalogue).collect();
         let not_in_proto: Vec<_> = catalogue.difference(&fields).collect();
-        assert!(not_in_catalogue.is_empty(), "fields that model/src/metric.rs forgot: {not_in_catalogue:?}");
+        assert!(
+            not_in_catalogue.is_empty(),
+            "fields that model/src/metric/catalogue.rs forgot: {not_in_catalogue:?}"
+        );
         assert!(not_in_proto.is_empty(), "metrics that CgroupSample forgot: {not_in_proto:?}");
     }
 
-    #[test]
-    fn each_metric_has_a_place_of_its_own() {
+    /// A sample whose metrics are all different, none of them 0.
+    fn full() -> CgroupSample {
         let mut sample = CgroupSample::default();
         for (value, metric) in (10..).zip(Metric::ALL) {
-            sample.set_metric(metric, Some(value));
+            sample.set_metric(*metric, Some(value));
         }
-        for (value, metric) in (10..).zip(Metric::ALL) {
-            assert_eq!(sample.metric(metric), Some(value), "{}", metric.name());
+        sample
+    }
+
+    /// The names are compared by way of the wire's own JSON-like debug text, so that a field of another
+    /// metric's name cannot stand in.
+    #[test]
+    fn each_metric_has_the_place_of_its_name() {
+        let sample = full();
+        for (value, metric) in (10_u64..).zip(Metric::ALL) {
+            assert_eq!(sample.metric(*metric), Some(value), "{}", metric.name());
+            let mut alone = CgroupSample::default();
+            alone.set_metric(*metric, Some(value));
+            let (group, field) = metric.name().split_once('.').unwrap();
+            let text = format!("{alone:?}");
+            assert!(text.contains(&format!(" {group}: Some(")), "{}: {text}", metric.name());
+            assert!(text.contains(&format!(" {field}: Some({value})")), "{}: {text}", metric.name());
         }
     }
 
@@ -99,5 +263,16 @@ mod tests {
         sample.set_metric(Metric::CpuUser, Some(0));
         sample.keep_only(MetricSet::from_iter([Metric::CpuUsage]));
         assert_eq!(sample.cpu, None);
+    }
+
+    #[test]
+    fn only_what_is_kept_stays() {
+        let mut sample = full();
+        let kept = MetricSet::from_iter([Metric::CpuUsage, Metric::MemoryStatAnon, Metric::MemoryStatFile]);
+        sample.keep_only(kept);
+        let left: MetricSet =
+            Metric::ALL.iter().copied().filter(|metric| sample.metric(*metric).is_some()).collect();
+        assert_eq!(left, kept);
+        assert_eq!(sample.memory, None);
     }
 }

@@ -11,6 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The inode of the namespace that the kernel starts with: PROC_CGROUP_INIT_INO (include/linux/proc_ns.h).
+const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
+
 /// One mounted cgroup hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hierarchy {
@@ -46,13 +49,20 @@ impl Hierarchy {
 
 /// Every hierarchy that is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hierarchies(Vec<Hierarchy>);
+pub struct Hierarchies {
+    mounted: Vec<Hierarchy>,
+    /// As the v2 root's cgroup.controllers names them.
+    v2_controllers: Vec<String>,
+    has_namespace: bool,
+}
 
 /// A cgroup that was found by path.
 #[derive(Debug)]
 pub struct Located {
     /// Its hierarchy's id.
     pub hierarchy_id: u32,
+    /// Its path in the hierarchy, without anything superfluous.
+    pub path: Vec<u8>,
     /// Its directory, opened with O_PATH.
     pub directory: File,
     /// Its id: kernfs shows it as the inode number.
@@ -63,7 +73,15 @@ impl Hierarchies {
     /// Reads what is mounted from /proc/self.
     pub fn read() -> Result<Self, HierarchyError> {
         let read = |path: &'static str| fs::read(path).map_err(|source| HierarchyError { path, source });
-        Ok(Self::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
+        let mut found = Self::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?);
+        if let Some(v2) = found.by_id(0) {
+            let controllers = fs::read_to_string(v2.mount_point.join("cgroup.controllers"));
+            let controllers = controllers.unwrap_or_default();
+            found.v2_controllers = controllers.split_whitespace().map(str::to_owned).collect();
+        }
+        found.has_namespace = fs::metadata("/proc/self/ns/cgroup")
+            .is_ok_and(|namespace| namespace.ino() != INITIAL_CGROUP_NAMESPACE);
+        Ok(found)
     }
 
     /// Joins mountinfo (proc_pid_mountinfo(5)) with the ids in /proc/self/cgroup (cgroups(7)).
@@ -95,17 +113,27 @@ impl Hierarchies {
             }
         }
         found.sort_by_key(|hierarchy| hierarchy.id);
-        Self(found)
+        Self { mounted: found, v2_controllers: Vec::new(), has_namespace: false }
+    }
+
+    /// Whether this controller is on cgroup v2.
+    pub fn has_on_v2(&self, controller: &str) -> bool {
+        self.v2_controllers.iter().any(|found| found == controller)
+    }
+
+    /// Whether this process is in a cgroup namespace of its own.
+    pub fn has_namespace(&self) -> bool {
+        self.has_namespace
     }
 
     /// All of them, cgroup v2 first.
     pub fn iter(&self) -> impl Iterator<Item = &Hierarchy> {
-        self.0.iter()
+        self.mounted.iter()
     }
 
     /// The hierarchy with this id.
     pub fn by_id(&self, id: u32) -> Option<&Hierarchy> {
-        self.0.iter().find(|hierarchy| hierarchy.id == id)
+        self.mounted.iter().find(|hierarchy| hierarchy.id == id)
     }
 
     /// The hierarchy with this name or controller; empty for cgroup v2.
@@ -117,7 +145,7 @@ impl Hierarchies {
                 hierarchy.name == name || hierarchy.has_controller(name)
             }
         };
-        self.0.iter().find(is_named)
+        self.mounted.iter().find(is_named)
     }
 
     /// Finds a cgroup by its path in a hierarchy. An absolute path of a directory below a cgroup
@@ -131,17 +159,18 @@ impl Hierarchies {
         }
         let mounted_above =
             |hierarchy: &&Hierarchy| Path::new(OsStr::from_bytes(path)).starts_with(&hierarchy.mount_point);
-        let by_mount = self.0.iter().filter(|_| hierarchy.is_empty()).find(mounted_above);
-        let (hierarchy, directory) = if let Some(hierarchy) = by_mount {
-            (hierarchy, PathBuf::from(OsStr::from_bytes(path)))
+        let by_mount = self.mounted.iter().filter(|_| hierarchy.is_empty()).find(mounted_above);
+        let (hierarchy, path) = if let Some(hierarchy) = by_mount {
+            let mount_point = hierarchy.mount_point.as_os_str().as_bytes();
+            (hierarchy, path.strip_prefix(mount_point).unwrap_or(path))
         } else {
             let hierarchy = self.by_name(hierarchy).ok_or_else(|| LocateError::NoSuchHierarchy {
                 hierarchy: hierarchy.to_owned(),
                 mounted: self.names(),
             })?;
-            (hierarchy, hierarchy.directory(path))
+            (hierarchy, path)
         };
-        open(hierarchy.id, &directory).map_err(|error| match error.kind() {
+        open(hierarchy, path).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => LocateError::Closed(error),
             _ => LocateError::NoSuchCgroup(error),
         })
@@ -150,23 +179,29 @@ impl Hierarchies {
     /// Opens a cgroup by its path in a hierarchy.
     pub fn locate_in(&self, hierarchy_id: u32, path: &[u8]) -> io::Result<Located> {
         let hierarchy = self.by_id(hierarchy_id).ok_or(io::ErrorKind::NotFound)?;
-        open(hierarchy.id, &hierarchy.directory(path))
+        open(hierarchy, path)
     }
 
     /// What `hierarchy` of a target may be, for people.
     fn names(&self) -> String {
-        let named =
-            self.0.iter().filter(|hierarchy| !hierarchy.is_v2()).map(|hierarchy| hierarchy.name.as_str());
-        let v2 = self.0.iter().any(Hierarchy::is_v2).then_some("empty (cgroup v2)");
+        let named = self
+            .mounted
+            .iter()
+            .filter(|hierarchy| !hierarchy.is_v2())
+            .map(|hierarchy| hierarchy.name.as_str());
+        let v2 = self.mounted.iter().any(Hierarchy::is_v2).then_some("empty (cgroup v2)");
         v2.into_iter().chain(named).collect::<Vec<_>>().join(", ")
     }
 }
 
-fn open(hierarchy_id: u32, directory: &Path) -> io::Result<Located> {
+fn open(hierarchy: &Hierarchy, path: &[u8]) -> io::Result<Located> {
+    let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".");
+    let path: Vec<u8> = names.flat_map(|name| [b"/", name].concat()).collect();
+    let path = if path.is_empty() { b"/".to_vec() } else { path };
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    let directory = OpenOptions::new().read(true).custom_flags(flags).open(directory)?;
+    let directory = OpenOptions::new().read(true).custom_flags(flags).open(hierarchy.directory(&path))?;
     let cgroup_id = directory.metadata()?.ino();
-    Ok(Located { hierarchy_id, directory, cgroup_id })
+    Ok(Located { hierarchy_id: hierarchy.id, path, directory, cgroup_id })
 }
 
 /// What a line of mountinfo says of a cgroup mount.

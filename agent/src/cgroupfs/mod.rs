@@ -3,8 +3,8 @@
 //!
 //! Must not know BPF, requests or messages.
 
-mod cpu;
 mod hierarchy;
+mod values;
 
-pub use cpu::{CpuUsage, read_cpu};
 pub use hierarchy::{Hierarchies, Hierarchy, HierarchyError, LocateError, Located};
+pub use values::{DeviceIo, FileValues, has_file, read_metrics};

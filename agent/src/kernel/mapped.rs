@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::maps::MapData;
-use cgfleet_ebpf::abi::{cg_name, cg_record, cg_walk};
+use cgfleet_ebpf::abi::{cg_details, cg_facts, cg_io_device, cg_memory_stat, cg_name, cg_record, cg_walk};
 use memmap2::{MmapOptions, MmapRaw};
 
 /// A value that a BPF program and this process may both hold.
@@ -21,7 +21,15 @@ unsafe impl Shared for cg_walk {}
 // SAFETY: as above.
 unsafe impl Shared for cg_record {}
 // SAFETY: as above.
+unsafe impl Shared for cg_details {}
+// SAFETY: as above.
+unsafe impl Shared for cg_memory_stat {}
+// SAFETY: as above.
+unsafe impl Shared for cg_io_device {}
+// SAFETY: as above.
 unsafe impl Shared for cg_name {}
+// SAFETY: as above.
+unsafe impl Shared for cg_facts {}
 
 /// The values of a BPF_F_MMAPABLE array. The kernel lays them out with a stride of their size
 /// rounded up to eight (kernel/bpf/arraymap.c, array_map_alloc).
@@ -53,6 +61,11 @@ impl<T: Shared> MappedArray<T> {
             // bits are a T. Volatile, for the kernel is the writer.
             unsafe { self.memory.as_ptr().cast::<T>().add(index as usize).read_volatile() }
         })
+    }
+
+    /// The first `count` values, or all if there are fewer.
+    pub(super) fn first(&self, count: u32) -> Vec<T> {
+        (0..count).map_while(|index| self.get(index)).collect()
     }
 
     /// Sets the only value of a one-entry array.

@@ -5,6 +5,8 @@
 #![allow(unsafe_code, reason = "the only module that talks to bpf(2) and maps its memory")]
 
 mod error;
+mod facts;
+mod kallsyms;
 mod kfunc;
 mod mapped;
 mod programs;
@@ -13,6 +15,7 @@ mod sys;
 mod walks;
 
 pub use error::{AttachError, KernelError, LoadError};
+pub use facts::Facts;
 pub use programs::Bounds;
 pub use session::Start;
-pub use walks::{Cursor, Drained, Flushed, Kernel, Name, WalkRequest};
+pub use walks::{Cursor, Drained, Flushed, Kernel, Name, StopWhen, WalkRequest};

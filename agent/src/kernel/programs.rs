@@ -8,7 +8,7 @@ use aya::{
     programs::{Iter, ProgramFd},
 };
 use aya_obj::btf::BtfKind;
-use cgfleet_ebpf::abi::{cg_name, cg_record, cg_walk};
+use cgfleet_ebpf::abi::{cg_details, cg_io_device, cg_memory_stat, cg_name, cg_record, cg_walk};
 
 use super::{LoadError, kfunc, mapped::MappedArray};
 
@@ -33,32 +33,47 @@ pub(super) struct Programs {
     pub(super) walk_unlocked: ProgramFd,
     pub(super) walk: MappedArray<cg_walk>,
     pub(super) records: MappedArray<cg_record>,
+    /// At the places of their records, as are the next.
+    pub(super) details: MappedArray<cg_details>,
+    pub(super) memory_stats: MappedArray<cg_memory_stat>,
+    pub(super) io_devices: MappedArray<cg_io_device>,
     pub(super) names: MappedArray<cg_name>,
     /// Keeps the programs loaded.
     _object: Ebpf,
 }
 
+/// The running kernel's own types.
+pub(super) fn kernel_btf() -> Result<Btf, LoadError> {
+    let btf = Btf::from_sys_fs().map_err(|error| LoadError::NoBtf(chain(&error)))?;
+    if btf.id_by_type_name_kind("bpf_iter__cgroup", BtfKind::Struct).is_err() {
+        return Err(LoadError::NoCgroupIterator);
+    }
+    Ok(btf)
+}
+
 impl Programs {
-    pub(super) fn load(bounds: Bounds) -> Result<Self, LoadError> {
-        let btf = Btf::from_sys_fs().map_err(|error| LoadError::NoBtf(chain(&error)))?;
-        if btf.id_by_type_name_kind("bpf_iter__cgroup", BtfKind::Struct).is_err() {
-            return Err(LoadError::NoCgroupIterator);
-        }
+    pub(super) fn load(bounds: Bounds, btf: &Btf) -> Result<Self, LoadError> {
         let mut object = EbpfLoader::new()
-            .btf(Some(&btf))
+            .btf(Some(btf))
             .map_max_entries("records", bounds.records_max)
+            .map_max_entries("details", bounds.records_max)
+            .map_max_entries("memory_stats", bounds.records_max)
+            .map_max_entries("io_devices", bounds.records_max)
             .map_max_entries("names", bounds.names_max)
-            .load(&bound(cgfleet_ebpf::WALK_OBJECT, &btf)?)
+            .load(&bound(cgfleet_ebpf::WALK_OBJECT, btf)?)
             .map_err(|error| refused("the walk's maps", &error))?;
         // The typed one is faster; it needs a kernel that can be told what an address points to.
-        let walk_unlocked = if has_kfunc(&btf, "bpf_rdonly_cast") { "walk_unlocked" } else { "walk_probed" };
+        let walk_unlocked = if has_kfunc(btf, "bpf_rdonly_cast") { "walk_unlocked" } else { "walk_probed" };
         Ok(Self {
-            flush_locked: load_iter(&mut object, "flush_locked", &btf)?,
-            flush_unlocked: UnlockedFlush::load(&btf).or_else(do_without)?,
-            walk_locked: load_iter(&mut object, "walk_locked", &btf)?,
-            walk_unlocked: load_iter(&mut object, walk_unlocked, &btf)?,
+            flush_locked: load_iter(&mut object, "flush_locked", btf)?,
+            flush_unlocked: UnlockedFlush::load(btf).or_else(do_without)?,
+            walk_locked: load_iter(&mut object, "walk_locked", btf)?,
+            walk_unlocked: load_iter(&mut object, walk_unlocked, btf)?,
             walk: mapped(&mut object, "walk")?,
             records: mapped(&mut object, "records")?,
+            details: mapped(&mut object, "details")?,
+            memory_stats: mapped(&mut object, "memory_stats")?,
+            io_devices: mapped(&mut object, "io_devices")?,
             names: mapped(&mut object, "names")?,
             _object: object,
         })
@@ -100,18 +115,18 @@ fn do_without(error: LoadError) -> Result<Option<UnlockedFlush>, LoadError> {
     }
 }
 
-fn has_kfunc(btf: &Btf, name: &str) -> bool {
+pub(super) fn has_kfunc(btf: &Btf, name: &str) -> bool {
     btf.id_by_type_name_kind(name, BtfKind::Func).is_ok()
 }
 
 /// An object with its kfuncs bound to the running kernel's.
-fn bound(object: &[u8], btf: &Btf) -> Result<Vec<u8>, LoadError> {
+pub(super) fn bound(object: &[u8], btf: &Btf) -> Result<Vec<u8>, LoadError> {
     let mut object = object.to_vec();
     kfunc::bind(&mut object, |name| btf.id_by_type_name_kind(name, BtfKind::Func).ok())?;
     Ok(object)
 }
 
-fn load_iter(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<ProgramFd, LoadError> {
+pub(super) fn load_iter(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<ProgramFd, LoadError> {
     let program = object.program_mut(name).ok_or_else(|| missing(name))?;
     let iter: &mut Iter = program.try_into().map_err(|error| refused(name, &error))?;
     iter.load("cgroup", btf).map_err(|error| refused(name, &error))?;
@@ -119,7 +134,7 @@ fn load_iter(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<Program
     fd.try_clone().map_err(|error| refused(name, &error))
 }
 
-fn mapped<T: super::mapped::Shared>(
+pub(super) fn mapped<T: super::mapped::Shared>(
     object: &mut Ebpf,
     name: &'static str,
 ) -> Result<MappedArray<T>, LoadError> {
@@ -131,12 +146,12 @@ fn take_map(object: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
     object.take_map(name).ok_or_else(|| missing(name))
 }
 
-fn missing(name: &str) -> LoadError {
+pub(super) fn missing(name: &str) -> LoadError {
     LoadError::Refused { what: name.to_owned(), cause: "the BPF object has no such part".to_owned() }
 }
 
 /// A refusal in one line; permission is told apart because its mending is known.
-fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> LoadError {
+pub(super) fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> LoadError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if error
@@ -147,7 +162,19 @@ fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> LoadError {
         }
         cause = error.source();
     }
-    LoadError::Refused { what: what.to_owned(), cause: chain(error) }
+    let cause = chain(error);
+    tracing::debug!(what, cause, "refused");
+    LoadError::Refused { what: what.to_owned(), cause: without_log(&cause) }
+}
+
+/// A verifier's log is as long as the program; why it ended is in the lines before its statistics.
+fn without_log(cause: &str) -> String {
+    let Some((before, log)) = cause.split_once(" Verifier output: ") else { return cause.to_owned() };
+    let is_reason = |line: &&str| {
+        ![":", "verification time", "stack depth", "processed"].iter().any(|it| line.starts_with(it))
+    };
+    let reason = log.lines().rev().map(str::trim).filter(|line| !line.is_empty()).find(is_reason);
+    format!("{before} {}", reason.unwrap_or_default())
 }
 
 /// An error and all of its causes.

@@ -23,6 +23,8 @@ pub enum Start<'fd> {
     Directory(BorrowedFd<'fd>),
     /// At the cgroup v2 cgroup with this id.
     Id(u64),
+    /// At the cgroup v2 root of this process's cgroup namespace.
+    NamespaceRoot,
 }
 
 /// Runs one session of one link. Both are closed here: an open one keeps its start cgroup from
@@ -36,6 +38,7 @@ pub(super) fn run(
     let start = match start {
         Start::Directory(fd) => IterStart::Fd(fd),
         Start::Id(id) => IterStart::Id(id),
+        Start::NamespaceRoot => IterStart::Id(0),
     };
     let link =
         sys::create_iter_link(program.as_fd(), order, start).map_err(|error| match error.raw_os_error() {

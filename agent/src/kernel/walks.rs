@@ -1,10 +1,10 @@
 //! Flushes and walks, by either engine: fills the control block, runs a session, drains the records.
 
-use cgfleet_ebpf::abi::{self, cg_record, cg_walk};
+use cgfleet_ebpf::abi::{self, cg_details, cg_io_device, cg_memory_stat, cg_record, cg_walk};
 
 use super::{
-    Bounds, KernelError, LoadError,
-    programs::Programs,
+    Bounds, Facts, KernelError, LoadError,
+    programs::{self, Programs},
     session::{self, READ_BYTES, Start},
 };
 
@@ -23,8 +23,23 @@ pub struct WalkRequest<'fd> {
     pub stop_at_id: u64,
     /// Levels below the start that are visited; `u32::MAX` for all. Of the unlocked engine.
     pub max_depth: u32,
+    /// End after a cgroup of which this is true.
+    pub stop_when: Option<StopWhen>,
     /// Name the cgroups with this serial or a higher one; `u64::MAX` for none. Of the unlocked engine.
     pub names_from: u64,
+}
+
+/// A condition on one number of a cgroup, as the kernel holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StopWhen {
+    /// The `cg_group` of the ABI that the number is read with.
+    pub group: abi::cg_group,
+    /// The `cg_detail` of the ABI that the number is.
+    pub detail: abi::cg_detail,
+    /// A `cg_comparison` of the ABI.
+    pub comparison: abi::cg_comparison,
+    /// With what the number is compared.
+    pub value: u64,
 }
 
 /// A cgroup's name.
@@ -94,6 +109,12 @@ pub struct Flushed {
 pub struct Drained {
     /// The records in the order of the walk.
     pub records: Vec<cg_record>,
+    /// At the places of the records; empty if nothing of them was asked for.
+    pub details: Vec<cg_details>,
+    /// At the places of the records; empty if they were not asked for.
+    pub memory_stats: Vec<cg_memory_stat>,
+    /// Block I/O by device, in the order of the records.
+    pub io_devices: Vec<cg_io_device>,
     /// Names of those whose serial was asked for.
     pub names: Vec<Name>,
     /// The control block as the programs left it.
@@ -106,6 +127,7 @@ pub struct Drained {
 #[derive(Debug)]
 pub struct Kernel {
     programs: Programs,
+    facts: Facts,
     bounds: Bounds,
     buffer: Box<[u8]>,
 }
@@ -113,7 +135,21 @@ pub struct Kernel {
 impl Kernel {
     /// Loads the programs; needs CAP_BPF and CAP_PERFMON, and a kernel from 6.1 on with BTF.
     pub fn load(bounds: Bounds) -> Result<Self, LoadError> {
-        Ok(Self { programs: Programs::load(bounds)?, bounds, buffer: vec![0; READ_BYTES].into_boxed_slice() })
+        let btf = programs::kernel_btf()?;
+        let programs = Programs::load(bounds, &btf)?;
+        let mut buffer = vec![0; READ_BYTES].into_boxed_slice();
+        let facts = Facts::read(&btf, &mut buffer)?;
+        Ok(Self { programs, facts, bounds, buffer })
+    }
+
+    /// What had to be known of the running kernel.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Whether flushes hold cgroup_mutex.
+    pub fn flushes_locked(&self) -> bool {
+        self.programs.flush_unlocked.is_none()
     }
 
     /// Flushes rstat once, at the topmost cgroup of the answer that `request` will have.
@@ -170,12 +206,18 @@ impl Kernel {
             abi::CG_ORDER_ANCESTORS_UP => u64::MAX,
             _ => u64::try_from(self.bounds.slice_max.as_nanos()).unwrap_or(u64::MAX),
         };
+        let stop_when = request.stop_when;
         cg_walk {
             stop_at_id: request.stop_at_id,
             limit: request.limit,
             groups: request.groups,
             records_max: self.bounds.records_max,
             names_max: self.bounds.names_max,
+            io_devices_max: self.bounds.records_max,
+            stop_value: stop_when.map_or(0, |stop| stop.value),
+            stop_detail: stop_when.map_or(0, |stop| stop.detail),
+            stop_group: stop_when.map_or(0, |stop| stop.group),
+            stop_comparison: stop_when.map_or(0, |stop| stop.comparison),
             order: request.order,
             max_depth: request.max_depth,
             names_from: request.names_from,
@@ -190,7 +232,11 @@ impl Kernel {
 
     fn drain(&self) -> Drained {
         let walk = self.answer();
-        let records = (0..walk.records).map_while(|slot| self.programs.records.get(slot)).collect();
+        let has = |groups: abi::cg_group| if walk.groups & groups == 0 { 0 } else { walk.records };
+        let records = self.programs.records.first(walk.records);
+        let details = self.programs.details.first(has(!(abi::CG_GROUP_CPU | abi::CG_GROUP_MEMORY_STAT)));
+        let memory_stats = self.programs.memory_stats.first(has(abi::CG_GROUP_MEMORY_STAT));
+        let io_devices = self.programs.io_devices.first(walk.io_devices);
         let names = (0..walk.names).map_while(|slot| self.programs.names.get(slot));
         let names = names.map(|name| {
             let length = (name.length as usize).min(name.name.len());
@@ -205,6 +251,6 @@ impl Kernel {
             start_id: walk.start_id,
             start_level: walk.start_level,
         });
-        Drained { records, names: names.collect(), walk, cursor }
+        Drained { records, details, memory_stats, io_devices, names: names.collect(), walk, cursor }
     }
 }

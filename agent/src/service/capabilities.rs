@@ -1,40 +1,80 @@
 //! What this host can do.
 
-use cgfleet_model::Metric;
-use cgfleet_proto::v1::{GetCapabilitiesResponse, Hierarchy, MetricCapability, Source, WalkEngine};
+use cgfleet_privileges::{Held, PrivilegeError};
+use cgfleet_proto::v1::{
+    AgentLimit, CgroupLayout, EngineCapability, GetCapabilitiesResponse, Hierarchy, MetricCapability,
+    Privileges, Source,
+};
 
-use super::{Agent, spec};
-use crate::walker::Order;
+use super::spec;
+use crate::{
+    cgroupfs::Hierarchies,
+    config::AgentConfig,
+    identity::Identity,
+    walker::{Engine, MetricSource, Order, WalkEngine},
+};
 
-pub(super) fn capabilities(agent: &Agent) -> GetCapabilitiesResponse {
-    let hierarchies = agent.hierarchies.iter().map(|hierarchy| Hierarchy {
+/// Asks the engine, once: nothing of it changes while the agent runs.
+pub(crate) fn capabilities(
+    engine: &mut Engine,
+    identity: &Identity,
+    hierarchies: &Hierarchies,
+    config: &AgentConfig,
+) -> Result<GetCapabilitiesResponse, PrivilegeError> {
+    let mounted = hierarchies.iter().map(|hierarchy| Hierarchy {
         hierarchy_id: hierarchy.id,
         name: hierarchy.name.clone(),
         mount_point: hierarchy.mount_point.to_string_lossy().into_owned(),
     });
-    GetCapabilitiesResponse {
-        host_id: agent.identity.host_id.to_string(),
-        hostname: agent.identity.hostname.clone(),
-        kernel_release: agent.identity.kernel_release.clone(),
+    let Held { uid, gid, capabilities, no_new_privs } = Held::now()?;
+    Ok(GetCapabilitiesResponse {
+        host_id: identity.host_id.to_string(),
+        hostname: identity.hostname.clone(),
+        kernel_release: identity.kernel_release.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        engines: vec![WalkEngine::Unlocked.into(), WalkEngine::Locked.into()],
+        engines: engine.engines().into_iter().map(engine_capability).collect(),
         orders: Order::ALL.into_iter().map(|order| spec::wire_order(order).into()).collect(),
-        hierarchies: hierarchies.collect(),
-        metrics: Metric::ALL.into_iter().map(metric).collect(),
-        walk_rows_max: agent.walk_rows_max,
-        sample_interval: agent.sampler.interval().try_into().ok(),
+        hierarchies: mounted.collect(),
+        metrics: engine.sources().into_iter().map(metric).collect(),
+        layout: layout(hierarchies).into(),
+        sample_interval: config.sample_interval.get().try_into().ok(),
+        has_cgroup_namespace: hierarchies.has_namespace(),
+        limits: limits(config),
+        privileges: Some(Privileges { uid, gid, capabilities, no_new_privs }),
+    })
+}
+
+fn engine_capability((engine, available): (WalkEngine, Result<&'static str, String>)) -> EngineCapability {
+    let (available, reason) = match available {
+        Ok(remark) => (true, remark.to_owned()),
+        Err(reason) => (false, reason),
+    };
+    EngineCapability { engine: engine.to_wire().into(), available, reason }
+}
+
+fn metric(MetricSource { metric, source, hierarchy, reason }: MetricSource) -> MetricCapability {
+    let source = source.unwrap_or(Source::Unspecified).into();
+    MetricCapability { metric: metric.name().to_owned(), source, reason, hierarchy }
+}
+
+fn layout(hierarchies: &Hierarchies) -> CgroupLayout {
+    let has_controllers = |name: &str| !name.is_empty() && !name.starts_with("name=");
+    let has_v1 = hierarchies.iter().any(|hierarchy| has_controllers(&hierarchy.name));
+    match (hierarchies.by_id(0).is_some(), has_v1) {
+        (true, false) => CgroupLayout::V2,
+        (true, true) => CgroupLayout::Hybrid,
+        (false, true) => CgroupLayout::V1,
+        (false, false) => CgroupLayout::Unspecified,
     }
 }
 
-fn metric(metric: Metric) -> MetricCapability {
-    let (source, reason) = match metric {
-        Metric::CpuUsage => {
-            (Source::Bpf, "kept by rstat; from cpu.stat for the root, from cpuacct on cgroup v1")
-        }
-        Metric::CpuUser | Metric::CpuSystem => (
-            Source::Unspecified,
-            "the kernel scales it only when cpu.stat is read; given for the root and on cgroup v1 (cpuacct)",
-        ),
-    };
-    MetricCapability { metric: metric.name().to_owned(), source: source.into(), reason: reason.to_owned() }
+fn limits(config: &AgentConfig) -> Vec<AgentLimit> {
+    let limits = [
+        ("walk_rows_max", config.walk_rows_max),
+        ("slice_rows_max", config.slice_rows_max),
+        ("slice_names_max", config.slice_names_max),
+        ("walk_queue_max", config.walk_queue_max),
+        ("subscribers_max", config.subscribers_max),
+    ];
+    limits.map(|(key, value)| AgentLimit { key: key.to_owned(), value: value.into() }).into()
 }

@@ -6,6 +6,8 @@ mod capabilities;
 mod spec;
 mod subscribe;
 
+pub(crate) use capabilities::capabilities;
+
 use std::{pin::Pin, sync::Arc, time::SystemTime};
 
 use cgfleet_proto::v1::{
@@ -19,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::{cgroupfs::Hierarchies, identity::Identity, sampler::Sampler, walker::Walker};
+use crate::{identity::Identity, sampler::Sampler, walker::Walker};
 
 /// Rows in one message: far below the 4 MiB that gRPC accepts by default, also for long paths.
 const BATCH_ROWS: usize = 500;
@@ -28,12 +30,11 @@ const BATCH_ROWS: usize = 500;
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) identity: Identity,
-    pub(crate) hierarchies: Hierarchies,
+    pub(crate) capabilities: GetCapabilitiesResponse,
     pub(crate) walker: Walker,
     pub(crate) sampler: Sampler,
     pub(crate) subscribers: Arc<Semaphore>,
     pub(crate) subscribers_max: u32,
-    pub(crate) walk_rows_max: u32,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -89,7 +90,7 @@ impl AgentService for Agent {
         &self,
         _request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<GetCapabilitiesResponse>, Status> {
-        Ok(Response::new(capabilities::capabilities(self)))
+        Ok(Response::new(self.capabilities.clone()))
     }
 }
 

@@ -1,9 +1,12 @@
 //! Requests as they arrive, parsed: behind this point there are no bad ones.
 
-use cgfleet_model::unescape_path;
+use cgfleet_model::{Comparison, Condition, Metric, UnknownMetric, unescape_path};
 use cgfleet_proto::{
     metrics_of_read_mask,
-    v1::{CgroupOrder, CgroupTarget, WalkEngine as WireEngine, WalkSpec as WireSpec},
+    v1::{
+        CgroupOrder, CgroupTarget, Comparison as WireComparison, Condition as WireCondition, HierarchyJoin,
+        WalkEngine as WireEngine, WalkSpec as WireSpec,
+    },
 };
 use cgfleet_rpc::wire_error::WireError;
 
@@ -23,23 +26,26 @@ pub(super) fn walk_spec(spec: Option<WireSpec>) -> Result<WalkSpec, WireError> {
         let allowed = "unset with CGROUP_ORDER_ANCESTORS_UP, which has limit and stop_at";
         return Err(WireError::invalid_field("spec.max_depth", spec.max_depth.unwrap_or_default(), allowed));
     }
+    let target = target_or_root("spec.target", spec.target)?;
     Ok(WalkSpec {
-        target: target_or_root("spec.target", spec.target)?,
+        joins_hierarchies: joins_hierarchies(spec.join, &target)?,
+        target,
         order,
         engine,
         max_depth: if order == Order::Children { Some(1) } else { spec.max_depth },
         metrics: metrics_of_read_mask(spec.read_mask.as_ref())?,
         limit: spec.limit,
-        stop_at: spec.stop_at.map(|stop_at| target("spec.stop_at", stop_at)).transpose()?,
+        stop_at: spec.stop_at.map(|stop_at| parse_target("spec.stop_at", stop_at)).transpose()?,
+        stop_when: spec.stop_when.as_ref().map(condition).transpose()?,
     })
 }
 
 /// Parses a cgroup; unset means the root of cgroup v2.
 pub(super) fn target_or_root(field: &str, wire: Option<CgroupTarget>) -> Result<Target, WireError> {
-    wire.map_or_else(|| Ok(Target::v2_root()), |wire| target(field, wire))
+    wire.map_or_else(|| Ok(Target::v2_root()), |wire| parse_target(field, wire))
 }
 
-fn target(field: &str, wire: CgroupTarget) -> Result<Target, WireError> {
+fn parse_target(field: &str, wire: CgroupTarget) -> Result<Target, WireError> {
     let CgroupTarget { path, cgroup_id, hierarchy } = wire;
     if cgroup_id == 0 {
         let path = if path.is_empty() { "/" } else { &path };
@@ -75,21 +81,60 @@ fn order(wire: i32) -> Result<Order, WireError> {
     }
 }
 
-/// The engine that was asked for, or the one that disturbs nobody.
-fn engine(wire: i32, order: Order, max_depth: Option<u32>) -> Result<WalkEngine, WireError> {
+/// The engine that was asked for; `None` leaves it to the agent.
+fn engine(wire: i32, order: Order, max_depth: Option<u32>) -> Result<Option<WalkEngine>, WireError> {
     let refused = |allowed| {
         let name = WireEngine::try_from(wire)
             .map_or_else(|_| wire.to_string(), |engine| engine.as_str_name().to_owned());
         WireError::invalid_field("spec.engine", name, allowed)
     };
-    let known = "WALK_ENGINE_UNSPECIFIED (0), WALK_ENGINE_LOCKED (1), WALK_ENGINE_UNLOCKED (2)";
+    let known = "WALK_ENGINE_UNSPECIFIED (0), WALK_ENGINE_LOCKED (1), WALK_ENGINE_UNLOCKED (2), \
+                 WALK_ENGINE_FILES (3)";
     match WireEngine::try_from(wire).map_err(|_| refused(known))? {
-        WireEngine::Unspecified | WireEngine::Unlocked => Ok(WalkEngine::Unlocked),
+        WireEngine::Unspecified => Ok(None),
+        WireEngine::Unlocked => Ok(Some(WalkEngine::Unlocked)),
+        WireEngine::Files => Ok(Some(WalkEngine::Files)),
         WireEngine::Locked if order == Order::Children || max_depth.is_some() => {
             Err(refused("WALK_ENGINE_UNLOCKED, which alone knows CGROUP_ORDER_CHILDREN and max_depth"))
         }
-        WireEngine::Locked => Ok(WalkEngine::Locked),
+        WireEngine::Locked => Ok(Some(WalkEngine::Locked)),
     }
+}
+
+/// Whether a walk is done in every hierarchy.
+fn joins_hierarchies(wire: i32, target: &Target) -> Result<bool, WireError> {
+    match HierarchyJoin::try_from(wire) {
+        Ok(HierarchyJoin::Unspecified) => Ok(false),
+        Ok(HierarchyJoin::Path) => match target {
+            Target::Path { hierarchy, .. } if hierarchy.is_empty() => Ok(true),
+            other => {
+                let allowed = "a path without a hierarchy, when join is HIERARCHY_JOIN_PATH";
+                Err(WireError::invalid_field("spec.target", other.to_text(), allowed))
+            }
+        },
+        Err(_) => {
+            let allowed = "HIERARCHY_JOIN_UNSPECIFIED (0), HIERARCHY_JOIN_PATH (1)";
+            Err(WireError::invalid_field("spec.join", wire, allowed))
+        }
+    }
+}
+
+fn condition(wire: &WireCondition) -> Result<Condition, WireError> {
+    let metric = Metric::from_name(&wire.metric).ok_or_else(|| {
+        WireError::invalid_field("spec.stop_when.metric", &wire.metric, UnknownMetric::allowed())
+    })?;
+    let comparison = match WireComparison::try_from(wire.comparison) {
+        Ok(WireComparison::Less) => Comparison::Less,
+        Ok(WireComparison::LessOrEqual) => Comparison::LessOrEqual,
+        Ok(WireComparison::Greater) => Comparison::Greater,
+        Ok(WireComparison::GreaterOrEqual) => Comparison::GreaterOrEqual,
+        Ok(WireComparison::Unspecified) | Err(_) => {
+            let allowed = "COMPARISON_LESS (1), COMPARISON_LESS_OR_EQUAL (2), COMPARISON_GREATER (3), \
+                           COMPARISON_GREATER_OR_EQUAL (4)";
+            return Err(WireError::invalid_field("spec.stop_when.comparison", wire.comparison, allowed));
+        }
+    };
+    Ok(Condition { metric, comparison, value: wire.value })
 }
 
 /// The wire's name of an order.

@@ -2,10 +2,19 @@
 //!
 //! Requests come through a bounded queue; answers go back whole. Must not know gRPC.
 
+mod bpf;
 mod decode;
 mod engine;
+mod files;
+mod find;
+mod join;
+mod memory_stat;
+mod observe;
+mod raw;
 mod recorder;
 mod request;
+mod sample_files;
+mod sources;
 mod tree;
 
 use std::{io, thread};
@@ -15,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use engine::Engine;
 pub use request::{Order, Target, WalkEngine, WalkError, WalkSpec};
+pub use sources::MetricSource;
 
 /// The answer to a walk.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! A walk's records, by either engine: slices put together, new cgroups named, and what it cost.
 //!
-//! Owns the kernel side and the names. Must not know what was asked for, or what a sample is.
+//! Owns the kernel side and the names. Must not know what was asked for, or what is in a sample.
 
 use std::{
     collections::HashMap,
@@ -11,10 +11,15 @@ use std::{
 };
 
 use cgfleet_ebpf::abi::{self, cg_record};
-use cgfleet_model::unescape_path;
-use cgfleet_proto::v1::WalkEnd;
+use cgfleet_model::{MetricSet, unescape_path};
+use cgfleet_proto::v1::{CgroupSample, WalkEnd};
 
-use super::{WalkEngine, WalkError, decode, tree::Tree};
+use super::{
+    WalkError,
+    decode::{self, Decoder},
+    memory_stat::MemoryStatIndex,
+    tree::Tree,
+};
 use crate::{
     cgroupfs::{Hierarchies, Located},
     kernel::{AttachError, Cursor, Drained, Flushed, Kernel, KernelError, Start, WalkRequest},
@@ -26,9 +31,16 @@ const UNSEEN_MAX: Duration = Duration::from_mins(10);
 /// How often a walk whose place in the tree was removed begins again.
 const RESTARTS_MAX: u32 = 3;
 
+/// One cgroup of a walk.
+pub(super) struct Row {
+    pub(super) record: cg_record,
+    /// What was measured of it, still without its path.
+    pub(super) sample: CgroupSample,
+}
+
 /// What a walk recorded.
 pub(super) struct Recorded {
-    pub(super) records: Vec<cg_record>,
+    pub(super) rows: Vec<Row>,
     pub(super) end: WalkEnd,
     pub(super) cost: Cost,
 }
@@ -40,6 +52,8 @@ pub(super) struct Cost {
     pub(super) walk_ns: u64,
     pub(super) mutex_held_ns_max: u64,
     pub(super) unbroken_ns_max: Option<u64>,
+    /// Time for files that were read besides.
+    pub(super) files: Duration,
 }
 
 /// A slice that could not begin.
@@ -60,12 +74,41 @@ pub(super) struct Recorder {
     /// By hierarchy: the lowest serial that no walk has named yet.
     unnamed_from: HashMap<u32, u64>,
     tidied_at: Instant,
+    memory_stat: MemoryStatIndex,
+}
+
+/// Which engine of the kernel side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BpfWalk {
+    Locked,
+    Unlocked,
 }
 
 impl Recorder {
     pub(super) fn new(kernel: Kernel, hierarchies: Hierarchies) -> Self {
-        let (tree, unnamed_from) = (Tree::default(), HashMap::new());
-        Self { kernel, hierarchies, tree, unnamed_from, tidied_at: Instant::now() }
+        Self {
+            kernel,
+            hierarchies,
+            tree: Tree::default(),
+            unnamed_from: HashMap::new(),
+            tidied_at: Instant::now(),
+            memory_stat: MemoryStatIndex::default(),
+        }
+    }
+
+    /// The kernel side, for what is no walk.
+    pub(super) fn kernel(&mut self) -> &mut Kernel {
+        &mut self.kernel
+    }
+
+    /// Where the kernel's memory statistics are.
+    pub(super) fn memory_stat(&self) -> &MemoryStatIndex {
+        &self.memory_stat
+    }
+
+    /// Says where they are.
+    pub(super) fn set_memory_stat(&mut self, index: MemoryStatIndex) {
+        self.memory_stat = index;
     }
 
     /// Flushes rstat once, at the topmost cgroup of the answer that `request` will have.
@@ -95,53 +138,64 @@ impl Recorder {
         &mut self,
         request: &WalkRequest<'_>,
         hierarchy_id: u32,
-        engine: WalkEngine,
+        engine: BpfWalk,
+        metrics: MetricSet,
     ) -> Result<Recorded, WalkError> {
         let names_from = self.unnamed_from.get(&hierarchy_id).copied().unwrap_or_default();
         let request = &WalkRequest { names_from, ..*request };
         let mut recorded = match engine {
-            WalkEngine::Locked => self.record_locked(request)?,
-            WalkEngine::Unlocked => self.record_unlocked(request)?,
+            BpfWalk::Locked => self.record_locked(request, metrics)?,
+            BpfWalk::Unlocked => self.record_unlocked(request, metrics)?,
         };
         let now = Instant::now();
-        let Recorded { records, cost, .. } = &mut recorded;
-        let unnamed = records.iter().filter(|record| !self.tree.link(record, now)).count();
-        let Some(first) = records.first() else { return Ok(recorded) };
+        let Recorded { rows, cost, .. } = &mut recorded;
+        let unnamed = rows.iter().filter(|row| !self.tree.link(&row.record, now)).count();
+        let Some(Row { record: first, .. }) = rows.first() else { return Ok(recorded) };
         if unnamed > 0 {
-            self.learn_names(&WalkRequest { groups: 0, names_from: 0, ..*request }, cost)?;
+            let names = WalkRequest { groups: 0, names_from: 0, stop_when: None, ..*request };
+            self.learn_names(&names, cost)?;
         }
         if self.tree.path(first.hierarchy_id, first.id).is_none() {
             // A walk downward does not meet what is between its start and the root.
             self.learn_names(&WalkRequest::ancestors(request.start), cost)?;
         }
         // Older ones are asked for no more; should one be met that no walk has named, it is learned.
-        let newest = records.iter().map(|record| record.serial).max().unwrap_or_default();
+        let newest = rows.iter().map(|row| row.record.serial).max().unwrap_or_default();
         let unnamed_from = self.unnamed_from.entry(hierarchy_id).or_default();
         *unnamed_from = (newest + 1).max(*unnamed_from);
         Ok(recorded)
     }
 
     /// Walks under cgroup_mutex.
-    fn record_locked(&mut self, request: &WalkRequest<'_>) -> Result<Recorded, WalkError> {
-        let Drained { records, walk, .. } = self.kernel.walk_locked(request)?;
+    fn record_locked(
+        &mut self,
+        request: &WalkRequest<'_>,
+        metrics: MetricSet,
+    ) -> Result<Recorded, WalkError> {
+        let drained = self.kernel.walk_locked(request)?;
+        let (walk, rows) = (drained.walk, self.learn(drained, metrics));
         // A session that visited nothing found its start dead.
         let end = if walk.visited == 0 { WalkEnd::TargetGone } else { end_of(walk.end)? };
         let cost = Cost {
             cgroups_visited: walk.visited,
             walk_ns: walk.walk_ns,
             mutex_held_ns_max: walk.walk_ns,
-            unbroken_ns_max: None,
+            ..Cost::default()
         };
-        Ok(Recorded { records, end, cost })
+        Ok(Recorded { rows, end, cost })
     }
 
     /// Walks in slices, from the start again if the walk's place in the tree was removed.
-    fn record_unlocked(&mut self, request: &WalkRequest<'_>) -> Result<Recorded, WalkError> {
+    fn record_unlocked(
+        &mut self,
+        request: &WalkRequest<'_>,
+        metrics: MetricSet,
+    ) -> Result<Recorded, WalkError> {
         let mut request = *request;
         let mut cost = Cost::default();
         for _ in 0..=RESTARTS_MAX {
-            match self.record_slices(&request, &mut cost) {
-                Ok((records, end)) => return Ok(Recorded { records, end, cost }),
+            match self.record_slices(&request, metrics, &mut cost) {
+                Ok((rows, end)) => return Ok(Recorded { rows, end, cost }),
                 Err(SliceError::Gone) => {}
                 Err(SliceError::Unnamed) if request.order == abi::CG_ORDER_ANCESTORS_UP => {
                     return Err(WalkError::TooDeep);
@@ -159,19 +213,20 @@ impl Recorder {
     fn record_slices(
         &mut self,
         request: &WalkRequest<'_>,
+        metrics: MetricSet,
         cost: &mut Cost,
-    ) -> Result<(Vec<cg_record>, WalkEnd), SliceError> {
+    ) -> Result<(Vec<Row>, WalkEnd), SliceError> {
         cost.cgroups_visited = 0;
         let first = self.kernel.walk_slice(request, None);
         let mut drained = first.map_err(|error| SliceError::Failed(error.into()))?;
         if drained.walk.session_css == 0 {
             return Ok((Vec::new(), WalkEnd::TargetGone));
         }
-        let mut recorded: Vec<cg_record> = Vec::new();
+        let mut recorded: Vec<Row> = Vec::new();
         loop {
             cost.add_slice(&drained);
             let (walk, cursor) = (drained.walk, drained.cursor);
-            recorded.extend(self.learn(drained));
+            recorded.extend(self.learn(drained, metrics));
             let Some(cursor) = cursor else {
                 return Ok((recorded, end_of(walk.end).map_err(SliceError::Failed)?));
             };
@@ -268,16 +323,20 @@ impl Recorder {
         }
     }
 
-    /// Takes in the names and places that a session brought.
-    fn learn(&mut self, drained: Drained) -> Vec<cg_record> {
+    /// Takes in the names and places that a session brought, and gives its rows.
+    fn learn(&mut self, mut drained: Drained, metrics: MetricSet) -> Vec<Row> {
         let now = Instant::now();
-        for name in drained.names {
+        for name in drained.names.drain(..) {
             self.tree.name(name, now);
         }
         for record in &drained.records {
             self.tree.link(record, now);
         }
-        drained.records
+        let decoder = Decoder { metrics, memory_stat: &self.memory_stat };
+        let row = |(slot, record): (usize, &cg_record)| {
+            Some(Row { record: *record, sample: decoder.sample(&drained, slot)? })
+        };
+        drained.records.iter().enumerate().filter_map(row).collect()
     }
 
     /// Learns the name of every cgroup that this walk meets. What is removed around it meanwhile needs
@@ -287,7 +346,7 @@ impl Recorder {
         request: &WalkRequest<'_>,
         cost: &mut Cost,
     ) -> Result<(), WalkError> {
-        match self.record_unlocked(request) {
+        match self.record_unlocked(request, MetricSet::default()) {
             Ok(Recorded { cost: learned, .. }) => cost.add_names(&learned),
             Err(WalkError::Restarted { .. }) => {}
             Err(error) => return Err(error),
@@ -301,6 +360,12 @@ fn end_of(end: abi::cg_end) -> Result<WalkEnd, WalkError> {
 }
 
 impl Cost {
+    /// Adds a walk.
+    pub(super) fn add_walk(&mut self, walk: &Self) {
+        self.cgroups_visited += walk.cgroups_visited;
+        self.add_names(walk);
+    }
+
     /// Adds sessions that only brought names.
     fn add_names(&mut self, names: &Self) {
         self.walk_ns += names.walk_ns;
@@ -321,6 +386,15 @@ impl WalkRequest<'_> {
     /// A walk that only wants to know how the cgroups up to the root are called.
     pub(super) fn ancestors(start: Start<'_>) -> WalkRequest<'_> {
         let order = abi::CG_ORDER_ANCESTORS_UP;
-        WalkRequest { start, order, groups: 0, limit: 0, stop_at_id: 0, max_depth: u32::MAX, names_from: 0 }
+        WalkRequest {
+            start,
+            order,
+            groups: 0,
+            limit: 0,
+            stop_at_id: 0,
+            max_depth: u32::MAX,
+            stop_when: None,
+            names_from: 0,
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! What can be asked of the walker, and how it can fail.
 
 use cgfleet_ebpf::abi;
-use cgfleet_model::{MetricSet, escape_path};
+use cgfleet_model::{Condition, MetricSet, escape_path};
+use cgfleet_proto::v1;
 
 use crate::{
     cgroupfs::LocateError,
@@ -47,6 +48,19 @@ pub enum WalkEngine {
     Locked,
     /// In slices under RCU.
     Unlocked,
+    /// Through the cgroup filesystem, without BPF.
+    Files,
+}
+
+impl WalkEngine {
+    /// The wire's name of it.
+    pub fn to_wire(self) -> v1::WalkEngine {
+        match self {
+            Self::Locked => v1::WalkEngine::Locked,
+            Self::Unlocked => v1::WalkEngine::Unlocked,
+            Self::Files => v1::WalkEngine::Files,
+        }
+    }
 }
 
 /// One cgroup.
@@ -92,10 +106,14 @@ pub struct WalkSpec {
     pub limit: u32,
     /// End after this cgroup.
     pub stop_at: Option<Target>,
-    /// Levels below the target that are visited; `None` for all. Of the unlocked engine.
+    /// Levels below the target that are visited; `None` for all.
     pub max_depth: Option<u32>,
-    /// How it is done.
-    pub engine: WalkEngine,
+    /// End after the first cgroup of which this is true.
+    pub stop_when: Option<Condition>,
+    /// How it is done; `None` for the best that there is.
+    pub engine: Option<WalkEngine>,
+    /// Whether the same path of every hierarchy is one row.
+    pub joins_hierarchies: bool,
 }
 
 /// A walk or a flush that could not be done.
@@ -145,6 +163,14 @@ pub enum WalkError {
     Restarted {
         /// How often it began again.
         restarts: u32,
+    },
+    /// The engine needs BPF, which this agent has not.
+    #[error("engine {engine} is not to be had here: {reason}; leave it out, or ask for files")]
+    NoSuchEngine {
+        /// As the wire names it.
+        engine: &'static str,
+        /// Why there is no BPF.
+        reason: String,
     },
     /// Too many requests wait.
     #[error("{queue_max} requests wait already (walk_queue_max); try again, or ask less often")]

@@ -4,14 +4,14 @@ mod table;
 
 use std::io::Write;
 
-use cgfleet_model::{MetricSet, TimeRange};
+use cgfleet_model::TimeRange;
 use cgfleet_proto::v1::{HistoryGap, HistoryPoint, QueryHistoryRequest, query_history_response::Event};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    args::HistoryArgs,
+    args::{Columns, HistoryArgs},
     error::Error,
     exit::Exit,
     moment::to_proto,
@@ -29,11 +29,11 @@ pub(crate) async fn run(args: HistoryArgs, server: &Server) -> Result<Exit, Erro
         TimeRange::new(since.into(), until.into()).map_err(|_| Error::TimeRange { since, until })?;
     }
     let format = args.output.format;
-    let mut report = Report::new(stdout(format), format, args.fields.metrics());
+    let mut report = Report::new(stdout(format), format, args.fields.columns());
     let request = QueryHistoryRequest {
         host: args.host,
         target: Some(args.target),
-        read_mask: args.fields.read_mask(),
+        read_mask: args.fields.read_mask(format),
         since: args.since.map(to_proto),
         until: args.until.map(to_proto),
     };
@@ -61,15 +61,15 @@ enum Part {
 struct Report<W> {
     out: W,
     format: Format,
-    metrics: MetricSet,
+    columns: Columns,
     collected: Vec<Part>,
     points: usize,
     gaps: usize,
 }
 
 impl<W: Write> Report<W> {
-    fn new(out: W, format: Format, metrics: MetricSet) -> Self {
-        Self { out, format, metrics, collected: Vec::new(), points: 0, gaps: 0 }
+    fn new(out: W, format: Format, columns: Columns) -> Self {
+        Self { out, format, columns, collected: Vec::new(), points: 0, gaps: 0 }
     }
 
     async fn take(&mut self, server: &Server, request: QueryHistoryRequest) -> Result<(), Error> {
@@ -104,7 +104,7 @@ impl<W: Write> Report<W> {
     fn finish(&mut self) -> Result<(), Error> {
         match self.format {
             Format::Table => {
-                table::of(&self.collected, self.metrics, &TimeZone::system()).write(&mut self.out)?;
+                table::of(&self.collected, self.columns, &TimeZone::system()).write(&mut self.out)?;
             }
             Format::Json => write_line(&mut self.out, &Document::of(&self.collected))?,
             Format::Ndjson => {}

@@ -1,27 +1,32 @@
 //! A cgroup's history as a table: values, and the rates between neighbouring points.
 
-use cgfleet_model::{CounterReading, Metric, MetricKind, MetricSet, rate_per_second};
+use cgfleet_model::{CounterReading, Metric, MetricKind, rate_per_second};
 use cgfleet_proto::v1::{HistoryGap, HistoryPoint};
 use jiff::tz::TimeZone;
 use prost_types::Timestamp;
 
 use super::Part;
 use crate::{
+    args::Columns,
     output::table::{ABSENT, Column, Table, metric_cell, metric_title, moment_cell, rate_cell, rate_title},
     words,
 };
 
-pub(super) fn of(parts: &[Part], metrics: MetricSet, zone: &TimeZone) -> Table {
-    let shown: Vec<Metric> = Metric::ALL.into_iter().filter(|metric| metrics.contains(*metric)).collect();
-    let mut columns = vec![Column::text("TICK_AT"), Column::number("CGROUP_ID")];
+pub(super) fn of(parts: &[Part], columns: Columns, zone: &TimeZone) -> Table {
+    let samples = parts.iter().filter_map(|part| match part {
+        Part::Point(point) => point.sample.as_ref(),
+        Part::Gap(_) => None,
+    });
+    let shown = columns.shown(samples);
+    let mut titles = vec![Column::text("TICK_AT"), Column::number("CGROUP_ID")];
     for metric in &shown {
-        columns.push(Column::Number(metric_title(metric.info())));
+        titles.push(Column::Number(metric_title(metric.info())));
         if metric.info().kind == MetricKind::Counter {
-            columns.push(Column::Number(rate_title(metric.info())));
+            titles.push(Column::Number(rate_title(metric.info())));
         }
     }
-    columns.push(Column::text("PATH"));
-    let mut table = Table::new(columns);
+    titles.push(Column::text("PATH"));
+    let mut table = Table::new(titles);
     let mut before: Option<&HistoryPoint> = None;
     for part in parts {
         match part {
@@ -47,7 +52,7 @@ pub(super) fn of(parts: &[Part], metrics: MetricSet, zone: &TimeZone) -> Table {
 fn cells_of(metric: Metric) -> usize {
     match metric.info().kind {
         MetricKind::Counter => 2,
-        MetricKind::Gauge => 1,
+        MetricKind::Gauge | MetricKind::Limit => 1,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The shapes of a history's output.
 
-use cgfleet_model::Metric;
+use cgfleet_model::{Metric, MetricSet};
 use cgfleet_proto::v1::{CgroupSample, CpuSample, GapReason};
 use expect_test::{Expect, expect};
 
@@ -27,7 +27,7 @@ fn gap(after: i64, before: i64) -> Part {
 fn check_table(parts: &[Part], expect: &Expect) {
     let metrics = MetricSet::from_iter([Metric::CpuUsage]);
     let mut out = Vec::new();
-    table::of(parts, metrics, &TimeZone::UTC).write(&mut out).unwrap();
+    table::of(parts, Columns::of(metrics), &TimeZone::UTC).write(&mut out).unwrap();
     expect.assert_eq(&anstream::adapter::strip_str(&String::from_utf8(out).unwrap()).to_string());
 }
 
@@ -77,7 +77,7 @@ fn another_cgroup_or_a_gap_starts_the_rate_anew() {
 }
 
 fn check_json(format: Format, expect: &Expect) {
-    let mut report = Report::new(Vec::new(), format, MetricSet::all());
+    let mut report = Report::new(Vec::new(), format, Columns::of(MetricSet::all()));
     report.add([point(0, 7, Some(5)), gap(0, 30), point(30, 7, None)]).unwrap();
     report.finish().unwrap();
     expect.assert_eq(&String::from_utf8(report.out).unwrap());

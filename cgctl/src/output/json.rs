@@ -3,8 +3,8 @@
 
 use std::io::{self, Write};
 
-use cgfleet_model::Metric;
-use cgfleet_proto::v1::{CgroupSample, ErrorReason, HostError};
+use cgfleet_model::{Limit, Metric, MetricGroup, MetricKind};
+use cgfleet_proto::v1::{CgroupSample, ErrorReason, HostError, IoDeviceSample};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -52,22 +52,42 @@ impl<'a> From<&'a CgroupSample> for Row<'a> {
     }
 }
 
-/// What was measured, by the catalogue's names: `{"cpu":{"source":"bpf","usage_usec":1}}`.
+/// What was measured, by the catalogue's names: `{"cpu":{"source":"bpf","usage_usec":1}}`. A limit may be
+/// `"max"`.
 pub(crate) fn groups(sample: &CgroupSample) -> Map<String, Value> {
     let mut groups = Map::new();
-    for metric in Metric::ALL {
-        let (Some(value), Some((group, field))) = (sample.metric(metric), metric.name().split_once('.'))
-        else {
-            continue;
-        };
-        let fields =
-            groups.entry(group).or_insert_with(|| match words::source_of(sample, metric.info().group) {
-                Some(source) => json!({ "source": source }),
-                None => json!({}),
-            });
-        fields[field] = value.into();
+    for group in MetricGroup::ALL {
+        let Some(source) = sample.source(*group) else { continue };
+        // A stored sample does not say where it was read.
+        let source = words::source(source.into());
+        let mut fields: Map<String, Value> =
+            source.map(|source| ("source".to_owned(), source.into())).into_iter().collect();
+        for metric in group.metrics() {
+            let Some(value) = sample.metric(metric) else { continue };
+            let field = metric.name().split('.').next_back().unwrap_or_default();
+            fields.insert(field.to_owned(), json_value(metric, value));
+        }
+        if let (MetricGroup::Io, Some(io)) = (group, &sample.io) {
+            fields.insert("devices".to_owned(), io.devices.iter().map(device).collect());
+        }
+        groups.insert(group.name().to_owned(), fields.into());
     }
     groups
+}
+
+fn json_value(metric: Metric, value: u64) -> Value {
+    match (metric.info().kind, Limit::from(value)) {
+        (MetricKind::Limit, Limit::Max) => Limit::Max.to_string().into(),
+        _ => value.into(),
+    }
+}
+
+fn device(device: &IoDeviceSample) -> Value {
+    let IoDeviceSample { major, minor, rbytes, wbytes, rios, wios, dbytes, dios } = device;
+    json!({
+        "device": format!("{major}:{minor}"), "rbytes": rbytes, "wbytes": wbytes, "rios": rios, "wios": wios,
+        "dbytes": dbytes, "dios": dios,
+    })
 }
 
 /// What went wrong on a host.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use cgfleet_model::{Metric, MetricInfo};
+use cgfleet_model::{Limit, Metric, MetricInfo, MetricKind};
 use clap::builder::styling::Style;
 use comfy_table::CellAlignment;
 use jiff::tz::TimeZone;
@@ -71,41 +71,78 @@ impl Table {
     }
 }
 
-/// A metric's title with the unit in which [`metric_cell`] shows it: `CPU_USAGE(s)`.
+/// A metric's title with the unit in which [`metric_cell`] shows it: `CPU_USAGE(s)`, `PIDS_CURRENT`.
 pub(crate) fn metric_title(info: &MetricInfo) -> String {
-    let name = info.name.strip_suffix(info.unit).unwrap_or(info.name).trim_end_matches('_');
-    format!("{}({})", name.replace('.', "_").to_uppercase(), shown_unit(info))
+    let name = info.name.strip_suffix(info.unit).and_then(|name| name.strip_suffix('_')).unwrap_or(info.name);
+    let name = name.replace('.', "_").to_uppercase();
+    match Shown::of(info) {
+        Shown::Number => name,
+        shown => format!("{name}({})", shown.unit()),
+    }
 }
 
 /// The title of the rate beside it: `CPU_USAGE(cores)`, for a second of CPU time per second is one.
 pub(crate) fn rate_title(info: &MetricInfo) -> String {
     let title = metric_title(info);
-    match info.unit {
-        "usec" => title.replace("(s)", "(cores)"),
-        _ => format!("{}/s)", title.trim_end_matches(')')),
+    match Shown::of(info) {
+        Shown::Seconds => title.replace("(s)", "(cores)"),
+        Shown::Mebibytes => title.replace("(MiB)", "(MiB/s)"),
+        Shown::Number => format!("{title}(1/s)"),
     }
 }
 
 /// A metric's value in the unit of its title.
 pub(crate) fn metric_cell(metric: Metric, value: u64) -> String {
-    match metric.info().unit {
-        "usec" => format!("{:.3}", Duration::from_micros(value).as_secs_f64()),
-        _ => value.to_string(),
+    let info = metric.info();
+    if info.kind == MetricKind::Limit && Limit::from(value) == Limit::Max {
+        return Limit::Max.to_string();
+    }
+    match Shown::of(info) {
+        Shown::Seconds => format!("{:.3}", Duration::from_micros(value).as_secs_f64()),
+        Shown::Mebibytes => format!("{:.1}", as_float(value) / MEBIBYTE),
+        Shown::Number => value.to_string(),
     }
 }
 
 /// A metric's rate in the unit of its title.
 pub(crate) fn rate_cell(metric: Metric, per_second: f64) -> String {
-    match metric.info().unit {
-        "usec" => format!("{:.3}", per_second / 1e6),
-        _ => format!("{per_second:.1}"),
+    match Shown::of(metric.info()) {
+        Shown::Seconds => format!("{:.3}", per_second / 1e6),
+        Shown::Mebibytes => format!("{:.1}", per_second / MEBIBYTE),
+        Shown::Number => format!("{per_second:.1}"),
     }
 }
 
-fn shown_unit(info: &MetricInfo) -> &'static str {
-    match info.unit {
-        "usec" => "s",
-        unit => unit,
+const MEBIBYTE: f64 = 1_048_576.0;
+
+#[allow(clippy::cast_precision_loss, reason = "shown to a tenth of a mebibyte")]
+fn as_float(value: u64) -> f64 {
+    value as f64
+}
+
+/// In what people read a metric.
+#[derive(Clone, Copy)]
+enum Shown {
+    Seconds,
+    Mebibytes,
+    Number,
+}
+
+impl Shown {
+    fn of(info: &MetricInfo) -> Self {
+        match info.unit {
+            "usec" => Self::Seconds,
+            "bytes" => Self::Mebibytes,
+            _ => Self::Number,
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Seconds => "s",
+            Self::Mebibytes => "MiB",
+            Self::Number => "1",
+        }
     }
 }
 
@@ -150,6 +187,17 @@ mod tests {
         );
         assert_eq!(metric_cell(Metric::CpuUsage, 1_234_567), "1.235");
         assert_eq!(rate_cell(Metric::CpuUsage, 1_500_000.0), "1.500");
+        let check = |metric: Metric, value, title: &str, cell: &str| {
+            assert_eq!(
+                (metric_title(metric.info()).as_str(), metric_cell(metric, value).as_str()),
+                (title, cell)
+            );
+        };
+        check(Metric::MemoryCurrent, 1_572_864, "MEMORY_CURRENT(MiB)", "1.5");
+        check(Metric::MemoryMax, u64::MAX, "MEMORY_MAX(MiB)", "max");
+        check(Metric::PidsCurrent, 12, "PIDS_CURRENT", "12");
+        assert_eq!(rate_title(Metric::IoRbytes.info()), "IO_RBYTES(MiB/s)");
+        assert_eq!(rate_title(Metric::IoRios.info()), "IO_RIOS(1/s)");
     }
 
     #[test]

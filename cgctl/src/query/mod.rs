@@ -7,8 +7,8 @@ mod writer;
 use std::{collections::HashMap, io::Write};
 
 use cgfleet_proto::v1::{
-    CgroupOrder, HostResult, QueryRequest, WalkEnd, WalkEngine, WalkSpec, host_result::Outcome,
-    query_response::Event,
+    CgroupOrder, HierarchyJoin, HostResult, QueryRequest, WalkEnd, WalkEngine, WalkSpec,
+    host_result::Outcome, query_response::Event,
 };
 use tonic::Code;
 
@@ -18,21 +18,24 @@ use crate::{
     error::Error,
     exit::{Exit, HostOutcome, Tally},
     output::{Format, conclude, json, note, stdout},
+    words,
 };
 use answer::Answer;
 use cost::Cost;
 use writer::Writer;
 
 pub(crate) async fn run(args: QueryArgs, calls: &Calls) -> Result<Exit, Error> {
-    let (format, metrics) = (args.output.format, args.fields.metrics());
+    let (format, columns) = (args.output.format, args.fields.columns());
     let spec = WalkSpec {
         target: args.target,
         order: CgroupOrder::from(args.order).into(),
-        read_mask: args.fields.read_mask(),
+        read_mask: args.fields.read_mask(format),
         limit: args.limit.unwrap_or_default(),
         stop_at: args.stop_at,
         engine: args.engine.map_or(WalkEngine::Unspecified, WalkEngine::from).into(),
         max_depth: args.max_depth,
+        stop_when: args.stop_when.map(words::condition),
+        join: args.join.map_or(HierarchyJoin::Unspecified, HierarchyJoin::from).into(),
     };
     let mut answer = match Answerer::from(args.hosts) {
         Answerer::Agent(address) => Answer::of_agent(&calls.agent(&address)?, spec).await?,
@@ -47,7 +50,7 @@ pub(crate) async fn run(args: QueryArgs, calls: &Calls) -> Result<Exit, Error> {
     };
     let hostnames = std::mem::take(&mut answer.hostnames);
     let mut report = Report {
-        writer: Writer::new(stdout(format), format, metrics, hostnames),
+        writer: Writer::new(stdout(format), format, columns, hostnames),
         tally: Tally::default(),
         cost: Cost::default(),
         rows: false,
@@ -115,7 +118,7 @@ impl<W: Write> Report<W> {
 fn outcome_of(result: &HostResult) -> HostOutcome {
     match &result.outcome {
         Some(Outcome::Summary(summary)) => match summary.end() {
-            WalkEnd::Complete | WalkEnd::Limit | WalkEnd::StopAt => HostOutcome::Whole,
+            WalkEnd::Complete | WalkEnd::Limit | WalkEnd::StopAt | WalkEnd::StopWhen => HostOutcome::Whole,
             WalkEnd::TargetGone => HostOutcome::Failed(Exit::of_failure(Code::NotFound)),
             WalkEnd::Truncated | WalkEnd::Unspecified => HostOutcome::Cut,
         },
@@ -130,7 +133,7 @@ fn outcome_of(result: &HostResult) -> HostOutcome {
 fn trouble_of(result: &HostResult) -> Option<String> {
     match result.outcome.as_ref() {
         Some(Outcome::Summary(summary)) => match summary.end() {
-            WalkEnd::Complete | WalkEnd::Limit | WalkEnd::StopAt => None,
+            WalkEnd::Complete | WalkEnd::Limit | WalkEnd::StopAt | WalkEnd::StopWhen => None,
             WalkEnd::TargetGone => Some("the cgroup was removed before the walk could read it".to_owned()),
             WalkEnd::Truncated => Some(format!("the answer is cut by {}", summary.truncated_by)),
             WalkEnd::Unspecified => {
@@ -164,6 +167,7 @@ mod tests {
         check(9, ended(WalkEnd::Complete), HostOutcome::Whole);
         check(1, ended(WalkEnd::Limit), HostOutcome::Whole);
         check(1, ended(WalkEnd::StopAt), HostOutcome::Whole);
+        check(1, ended(WalkEnd::StopWhen), HostOutcome::Whole);
         check(9, ended(WalkEnd::Truncated), HostOutcome::Cut);
         check(0, ended(WalkEnd::TargetGone), HostOutcome::Failed(Exit::Usage));
         check(0, failed(Code::DeadlineExceeded), HostOutcome::Failed(Exit::Unreachable));

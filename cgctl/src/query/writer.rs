@@ -5,11 +5,11 @@ use std::{
     io::Write,
 };
 
-use cgfleet_model::{Metric, MetricGroup, MetricSet};
 use cgfleet_proto::v1::{CgroupSample, HostResult, HostSamples, WalkSummary, host_result};
 use serde::{Serialize, Serializer};
 
 use crate::{
+    args::Columns,
     error::Error,
     exit::Tally,
     output::{
@@ -24,7 +24,7 @@ use crate::{
 pub(super) struct Writer<W> {
     out: W,
     format: Format,
-    metrics: MetricSet,
+    columns: Columns,
     hostnames: HashMap<String, String>,
     /// By host id.
     collected: BTreeMap<String, Host>,
@@ -45,13 +45,8 @@ impl Host {
 }
 
 impl<W: Write> Writer<W> {
-    pub(super) fn new(
-        out: W,
-        format: Format,
-        metrics: MetricSet,
-        hostnames: HashMap<String, String>,
-    ) -> Self {
-        Self { out, format, metrics, hostnames, collected: BTreeMap::new(), rows_collected: 0 }
+    pub(super) fn new(out: W, format: Format, columns: Columns, hostnames: HashMap<String, String>) -> Self {
+        Self { out, format, columns, hostnames, collected: BTreeMap::new(), rows_collected: 0 }
     }
 
     pub(super) fn rows(&mut self, HostSamples { host_id, samples }: HostSamples) -> Result<(), Error> {
@@ -84,7 +79,7 @@ impl<W: Write> Writer<W> {
         // Stable, so hosts of one name stay ordered by id.
         hosts.sort_by_key(|(_, host)| host.name());
         match self.format {
-            Format::Table => table(&hosts, self.metrics).write(&mut self.out)?,
+            Format::Table => table(&hosts, self.columns).write(&mut self.out)?,
             Format::Json => write_line(&mut self.out, &Document::of(&hosts, tally))?,
             Format::Ndjson => {}
         }
@@ -92,17 +87,17 @@ impl<W: Write> Writer<W> {
     }
 }
 
-fn table(hosts: &[(&String, &Host)], metrics: MetricSet) -> Table {
-    let shown: Vec<Metric> = Metric::ALL.into_iter().filter(|metric| metrics.contains(*metric)).collect();
+fn table(hosts: &[(&String, &Host)], columns: Columns) -> Table {
+    let shown = columns.shown(hosts.iter().flat_map(|(_, host)| &host.rows));
     let many = hosts.len() > 1;
-    let mut columns = Vec::new();
+    let mut titles = Vec::new();
     if many {
-        columns.push(Column::text("HOST"));
+        titles.push(Column::text("HOST"));
     }
-    columns.push(Column::number("CGROUP_ID"));
-    columns.extend(shown.iter().map(|metric| Column::Number(metric_title(metric.info()))));
-    columns.extend([Column::text("SOURCE"), Column::text("PATH")]);
-    let mut table = Table::new(columns);
+    titles.push(Column::number("CGROUP_ID"));
+    titles.extend(shown.iter().map(|metric| Column::Number(metric_title(metric.info()))));
+    titles.extend([Column::text("SOURCE"), Column::text("PATH")]);
+    let mut table = Table::new(titles);
     for (host_id, host) in hosts {
         for sample in &host.rows {
             let mut cells = Vec::with_capacity(shown.len() + 4);
@@ -112,7 +107,7 @@ fn table(hosts: &[(&String, &Host)], metrics: MetricSet) -> Table {
             cells.push(Some(sample.cgroup_id.to_string()));
             let values = shown.iter().map(|metric| Some(metric_cell(*metric, sample.metric(*metric)?)));
             cells.extend(values);
-            cells.extend([words::source_of(sample, MetricGroup::Cpu), Some(sample.path.clone())]);
+            cells.extend([words::sources_of(sample), Some(sample.path.clone())]);
             table.row(cells);
         }
     }
@@ -186,6 +181,7 @@ struct Ending<'a> {
     cgroup_mutex_held_ns_max: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     unbroken_ns_max: Option<u64>,
+    files_ns: u64,
 }
 
 impl<'a> Ending<'a> {
@@ -202,6 +198,7 @@ impl<'a> Ending<'a> {
             walk_ns: summary.walk_ns,
             cgroup_mutex_held_ns_max: summary.cgroup_mutex_held_ns_max,
             unbroken_ns_max: summary.unbroken_ns_max,
+            files_ns: summary.files_ns,
         }
     }
 }

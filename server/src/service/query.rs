@@ -86,7 +86,9 @@ fn tally(summary: &mut QuerySummary, result: &HostResult) {
         _ => None,
     };
     match end {
-        Some(WalkEnd::Complete | WalkEnd::Limit | WalkEnd::StopAt) => summary.hosts_complete += 1,
+        Some(WalkEnd::Complete | WalkEnd::Limit | WalkEnd::StopAt | WalkEnd::StopWhen) => {
+            summary.hosts_complete += 1
+        }
         Some(WalkEnd::Truncated) => summary.hosts_truncated += 1,
         Some(WalkEnd::TargetGone | WalkEnd::Unspecified) | None => summary.hosts_failed += 1,
     }

@@ -169,6 +169,7 @@ pub(crate) fn sample(cgroup_id: u64, usage_usec: u64) -> CgroupSample {
         level: 1,
         path: format!("/cgroup-{cgroup_id}"),
         cpu: Some(CpuSample { usage_usec: Some(usage_usec), ..CpuSample::default() }),
+        ..CgroupSample::default()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The shapes of a query's output, on an answer of two hosts of which one fails.
 
+use cgfleet_model::MetricSet;
 use cgfleet_proto::v1::{CpuSample, ErrorReason, HostError, Source, WalkEnd, WalkEngine};
 use expect_test::{Expect, expect};
 
@@ -22,7 +23,7 @@ fn sample(
             source: source.into(),
             usage_usec: Some(usage_usec),
             user_usec,
-            system_usec: None,
+            ..CpuSample::default()
         }),
         ..CgroupSample::default()
     }
@@ -40,6 +41,7 @@ fn complete(host: &str, rows: u64) -> HostResult {
         cgroup_mutex_held_ns_max: 11,
         unbroken_ns_max: None,
         truncated_by: String::new(),
+        files_ns: 0,
     };
     let outcome = Some(host_result::Outcome::Summary(summary));
     HostResult { host_id: format!("id-{host}"), hostname: host.into(), rows, outcome }
@@ -70,7 +72,12 @@ fn rows(host: &str) -> HostSamples {
 fn check(format: Format, others: &[HostResult], expect: &Expect) {
     let mut out = Vec::new();
     let hostnames = HashMap::from([("id-web-1".to_owned(), "web-1".to_owned())]);
-    let mut writer = Writer::new(&mut out, format, MetricSet::all(), hostnames);
+    let mut writer = Writer::new(
+        &mut out,
+        format,
+        Columns::of(MetricSet::from_paths(["cpu.usage_usec", "cpu.user_usec", "cpu.system_usec"]).unwrap()),
+        hostnames,
+    );
     let mut tally = Tally::default();
     writer.rows(rows("web-1")).unwrap();
     writer.host(complete("web-1", 3)).unwrap();
@@ -118,12 +125,12 @@ fn ndjson_ends_each_host_with_its_result_or_error() {
         Format::Ndjson,
         &[down("db-1")],
         &expect![[r#"
-        {"host_id":"id-web-1","hostname":"web-1","cgroup_id":1,"hierarchy_id":0,"level":0,"path":"/","cpu":{"source":"file","usage_usec":12345678,"user_usec":345678}}
-        {"host_id":"id-web-1","hostname":"web-1","cgroup_id":2,"parent_id":1,"hierarchy_id":0,"level":1,"path":"/a","cpu":{"source":"bpf","usage_usec":1500000}}
-        {"host_id":"id-web-1","hostname":"web-1","cgroup_id":9,"parent_id":8,"hierarchy_id":0,"level":1,"path":"/b"}
-        {"host_id":"id-web-1","hostname":"web-1","result":{"end":"complete","rows":3,"engine":"locked","cgroups_visited":3,"flushed_cgroup_id":2,"flushed_at":"2026-11-23T08:00:00Z","flush_ns":5,"walk_ns":6,"cgroup_mutex_held_ns_max":11}}
-        {"host_id":"id-db-1","hostname":"db-1","error":{"reason":"HOST_UNREACHABLE","message":"connection refused","code":14}}
-    "#]],
+            {"host_id":"id-web-1","hostname":"web-1","cgroup_id":1,"hierarchy_id":0,"level":0,"path":"/","cpu":{"source":"file","usage_usec":12345678,"user_usec":345678}}
+            {"host_id":"id-web-1","hostname":"web-1","cgroup_id":2,"parent_id":1,"hierarchy_id":0,"level":1,"path":"/a","cpu":{"source":"bpf","usage_usec":1500000}}
+            {"host_id":"id-web-1","hostname":"web-1","cgroup_id":9,"parent_id":8,"hierarchy_id":0,"level":1,"path":"/b"}
+            {"host_id":"id-web-1","hostname":"web-1","result":{"end":"complete","rows":3,"engine":"locked","cgroups_visited":3,"flushed_cgroup_id":2,"flushed_at":"2026-11-23T08:00:00Z","flush_ns":5,"walk_ns":6,"cgroup_mutex_held_ns_max":11,"files_ns":0}}
+            {"host_id":"id-db-1","hostname":"db-1","error":{"reason":"HOST_UNREACHABLE","message":"connection refused","code":14}}
+        "#]],
     );
 }
 
@@ -133,15 +140,20 @@ fn json_groups_rows_by_host() {
         Format::Json,
         &[down("db-1")],
         &expect![[r#"
-        {"hosts":[{"host_id":"id-db-1","hostname":"db-1","rows":[],"error":{"reason":"HOST_UNREACHABLE","message":"connection refused","code":14}},{"host_id":"id-web-1","hostname":"web-1","rows":[{"cgroup_id":1,"hierarchy_id":0,"level":0,"path":"/","cpu":{"source":"file","usage_usec":12345678,"user_usec":345678}},{"cgroup_id":2,"parent_id":1,"hierarchy_id":0,"level":1,"path":"/a","cpu":{"source":"bpf","usage_usec":1500000}},{"cgroup_id":9,"parent_id":8,"hierarchy_id":0,"level":1,"path":"/b"}],"result":{"end":"complete","rows":3,"engine":"locked","cgroups_visited":3,"flushed_cgroup_id":2,"flushed_at":"2026-11-23T08:00:00Z","flush_ns":5,"walk_ns":6,"cgroup_mutex_held_ns_max":11}}],"summary":{"hosts":2,"hosts_complete":1,"hosts_truncated":0,"hosts_failed":1}}
-    "#]],
+            {"hosts":[{"host_id":"id-db-1","hostname":"db-1","rows":[],"error":{"reason":"HOST_UNREACHABLE","message":"connection refused","code":14}},{"host_id":"id-web-1","hostname":"web-1","rows":[{"cgroup_id":1,"hierarchy_id":0,"level":0,"path":"/","cpu":{"source":"file","usage_usec":12345678,"user_usec":345678}},{"cgroup_id":2,"parent_id":1,"hierarchy_id":0,"level":1,"path":"/a","cpu":{"source":"bpf","usage_usec":1500000}},{"cgroup_id":9,"parent_id":8,"hierarchy_id":0,"level":1,"path":"/b"}],"result":{"end":"complete","rows":3,"engine":"locked","cgroups_visited":3,"flushed_cgroup_id":2,"flushed_at":"2026-11-23T08:00:00Z","flush_ns":5,"walk_ns":6,"cgroup_mutex_held_ns_max":11,"files_ns":0}}],"summary":{"hosts":2,"hosts_complete":1,"hosts_truncated":0,"hosts_failed":1}}
+        "#]],
     );
 }
 
 #[test]
 fn what_cannot_be_collected_is_refused() {
     let batch = || HostSamples { host_id: "id".into(), samples: vec![CgroupSample::default(); 100_000] };
-    let mut writer = Writer::new(Vec::new(), Format::Json, MetricSet::all(), HashMap::new());
+    let mut writer = Writer::new(
+        Vec::new(),
+        Format::Json,
+        Columns::of(MetricSet::from_paths(["cpu.usage_usec", "cpu.user_usec", "cpu.system_usec"]).unwrap()),
+        HashMap::new(),
+    );
     assert!(writer.rows(batch()).is_ok() && writer.rows(batch()).is_ok());
     let refused = writer.rows(batch()).unwrap_err().to_string();
     assert!(refused.contains("200000 rows") && refused.contains("-o ndjson"), "{refused}");

@@ -2,13 +2,13 @@
 //!
 //! A body is `kind · [delta: checksum of the payload it follows · removed keys] · changed cgroups`;
 //! a keyframe is the difference to nothing. Keys ascend and are written as gaps. A changed cgroup is
-//! `key · mask · [presence] · differences`: bit 0 of the mask says that the set of present metrics
-//! changed and follows, bit n + 1 that metric n has another value. Cgroups without a change cost
-//! nothing. [`frame`] closes a body; nothing else in the workspace can read a payload.
+//! `key · changed metrics · [present metrics] · differences`: a flag says that the set of present metrics
+//! changed and follows. Cgroups without a change cost nothing. [`frame`] closes a body; nothing else in the workspace can read a payload.
 //!
 //! Must not know: hosts, time, Postgres.
 
 mod frame;
+mod metrics;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -16,24 +16,18 @@ mod varint;
 
 use std::io;
 
-use cgfleet_model::Metric;
+use cgfleet_model::MetricSet;
 use cgfleet_proto::v1::CgroupSample;
 
 pub use self::values::{CgroupKey, MetricValues, TickValues};
 use self::{
     frame::Checksum,
+    metrics::{put_metrics, read_metrics},
     varint::{Reader, put_difference, put_varint},
 };
 
 const KIND_KEYFRAME: u8 = 0;
 const KIND_DELTA: u8 = 1;
-
-/// Bit 0 of a changed cgroup's mask; metric n has bit n + 1.
-const PRESENCE_CHANGED: u64 = 1;
-const _: () = assert!(Metric::ALL.len() < 64, "a mask has 63 bits for metrics");
-
-/// Bits of every metric that this version knows.
-const KNOWN_METRICS: u64 = (1 << Metric::ALL.len()) - 1;
 
 /// Whether a payload stands alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,16 +162,16 @@ fn put_changed<'a>(
         put_key(body, previous.replace(key), key);
         // A new cgroup always says which metrics it has, even if none.
         let presence_changed = before.is_none_or(|before| before.present != values.present);
-        let base = before.copied().unwrap_or_default().values;
-        let differs =
-            (0..base.len()).filter(|&at| base[at] != values.values[at] && is_set(values.present, at));
-        let mask = differs.clone().fold(u64::from(presence_changed), |mask, at| mask | 2 << at);
-        put_varint(body, mask);
+        let base = |metric| before.and_then(|before| before.get(metric)).unwrap_or_default();
+        let now = || values.present.iter().zip(&values.values);
+        let changed: MetricSet =
+            now().filter(|(metric, value)| base(*metric) != **value).map(|(metric, _)| metric).collect();
+        put_metrics(body, presence_changed, changed);
         if presence_changed {
-            put_varint(body, values.present);
+            put_metrics(body, false, values.present);
         }
-        for at in differs {
-            put_difference(body, base[at], values.values[at]);
+        for (metric, value) in now().filter(|(metric, _)| changed.contains(*metric)) {
+            put_difference(body, base(metric), *value);
         }
     }
 }
@@ -218,7 +212,7 @@ fn read_changed(reader: &mut Reader<'_>, values: &mut TickValues) -> Result<(), 
         let key = read_key(reader, previous)?;
         previous = Some(key);
         match values.entries.binary_search_by_key(&key, |(key, _)| *key) {
-            Ok(at) => values.entries[at].1 = read_values(reader, Some(values.entries[at].1))?,
+            Ok(at) => values.entries[at].1 = read_values(reader, Some(&values.entries[at].1))?,
             Err(_) => added.push((key, read_values(reader, None)?)),
         }
     }
@@ -229,31 +223,26 @@ fn read_changed(reader: &mut Reader<'_>, values: &mut TickValues) -> Result<(), 
     Ok(())
 }
 
-fn read_values(reader: &mut Reader<'_>, before: Option<MetricValues>) -> Result<MetricValues, CodecError> {
-    let mask = reader.varint()?;
-    let changed = mask >> 1;
-    let is_new = before.is_none();
-    let mut values = before.unwrap_or_default();
-    if mask & PRESENCE_CHANGED != 0 {
-        values.present = reader.varint()?;
-    } else if is_new {
-        return Err(CodecError::Malformed { what: "a new cgroup that does not say which metrics it has" });
-    }
-    let unknown = (values.present | changed) & !KNOWN_METRICS;
-    if unknown != 0 {
-        return Err(CodecError::UnknownMetric { number: unknown.trailing_zeros() });
-    }
-    if changed & !values.present != 0 {
+fn read_values(reader: &mut Reader<'_>, before: Option<&MetricValues>) -> Result<MetricValues, CodecError> {
+    let (presence_changed, changed) = read_metrics(reader)?;
+    let present = match (presence_changed, before) {
+        (true, _) => read_metrics(reader)?.1,
+        (false, Some(before)) => before.present,
+        (false, None) => {
+            return Err(CodecError::Malformed {
+                what: "a new cgroup that does not say which metrics it has",
+            });
+        }
+    };
+    if !changed.without(present).is_empty() {
         return Err(CodecError::Malformed { what: "a value of an absent metric" });
     }
-    for (at, value) in values.values.iter_mut().enumerate() {
-        if is_set(changed, at) {
-            *value = reader.difference_to(*value)?;
-        } else if !is_set(values.present, at) {
-            *value = 0;
-        }
+    let mut values = Vec::with_capacity(present.len());
+    for metric in present.iter() {
+        let base = before.and_then(|before| before.get(metric)).unwrap_or_default();
+        values.push(if changed.contains(metric) { reader.difference_to(base)? } else { base });
     }
-    Ok(values)
+    Ok(MetricValues { present, values })
 }
 
 fn read_key(reader: &mut Reader<'_>, previous: Option<CgroupKey>) -> Result<CgroupKey, CodecError> {
@@ -265,10 +254,6 @@ fn read_key(reader: &mut Reader<'_>, previous: Option<CgroupKey>) -> Result<Cgro
     let cgroup_id = base.checked_add(reader.varint()?).ok_or(DISORDER)?;
     let key = CgroupKey { hierarchy_id, cgroup_id };
     if previous.is_some_and(|previous| previous >= key) { Err(DISORDER) } else { Ok(key) }
-}
-
-fn is_set(mask: u64, at: usize) -> bool {
-    mask & (1 << at) != 0
 }
 
 /// Why a tick cannot be encoded or a payload cannot be read.
@@ -319,11 +304,19 @@ pub enum CodecError {
         /// The checksum of the payload it follows.
         follows: u32,
     },
-    /// A metric of a newer version.
-    #[error("payload holds metric number {number}, which this server does not know")]
-    UnknownMetric {
+    /// A group of metrics of a newer version.
+    #[error("payload holds group {group} of metrics, which this server does not know")]
+    UnknownGroup {
         /// Its number.
-        number: u32,
+        group: u32,
+    },
+    /// A metric of a newer version.
+    #[error("payload holds metric {metric} of group {group}, which this server does not know")]
+    UnknownMetric {
+        /// Its group's number.
+        group: u32,
+        /// Its place in the group.
+        metric: u32,
     },
     /// Something that no encoder writes.
     #[error("payload holds {what}")]

@@ -44,8 +44,8 @@ fn absent_stays_absent_and_zero_stays_zero() {
     let payloads = encode(&ticks.map(|usage| (Frame::Delta, vec![sample(1, usage)])));
     let mut decoder = HeadDecoder::default();
     for (payload, usage) in payloads.iter().zip(ticks) {
-        let values =
-            *decoder.apply(payload).unwrap().get(CgroupKey { hierarchy_id: 0, cgroup_id: 1 }).unwrap();
+        let tick = decoder.apply(payload).unwrap();
+        let values = tick.get(CgroupKey { hierarchy_id: 0, cgroup_id: 1 }).unwrap();
         assert_eq!((values.get(Metric::CpuUsage), values.get(Metric::CpuUser)), (usage, None));
     }
 }
@@ -103,8 +103,9 @@ fn each_kind_of_damage_has_its_error() {
     check(&[&sealed(&[7])], "unknown kind 7");
     check(&[&sealed(&[KIND_KEYFRAME, 0, 1])], "1 bytes after its end");
     check(&[&sealed(&[KIND_KEYFRAME, 1, 0, 1, 0])], "does not say which metrics");
-    check(&[&sealed(&[KIND_KEYFRAME, 1, 0, 1, 2 | 1, 0, 0])], "a value of an absent metric");
-    check(&[&sealed(&[KIND_KEYFRAME, 1, 0, 1, 1, 0x80, 0x80, 1])], "metric number 14,");
+    check(&[&sealed(&[KIND_KEYFRAME, 1, 0, 1, 2 | 1, 1, 0, 0])], "a value of an absent metric");
+    check(&[&sealed(&[KIND_KEYFRAME, 1, 0, 1, 1, 2, 0x80, 1])], "metric 7 of group 0,");
+    check(&[&sealed(&[KIND_KEYFRAME, 1, 0, 1, 1, 0x80, 0x80, 1])], "group 13 of metrics,");
     check(&[&sealed(&[KIND_KEYFRAME, 2, 0, 1, 1, 0, 0, 0, 1, 0])], "keys that do not ascend");
     check(&[&sealed(&[&[KIND_KEYFRAME][..], &[0xff; 9], &[1]].concat())], "ends in the middle");
     let mut delta = vec![KIND_DELTA];
@@ -131,8 +132,8 @@ prop_compose! {
         values in collection::vec(option::of(prop_oneof![0_u64..300, any::<u64>()]), Metric::ALL.len()),
     ) -> CgroupSample {
         let mut sample = CgroupSample { hierarchy_id, cgroup_id, ..CgroupSample::default() };
-        for (metric, value) in Metric::ALL.into_iter().zip(values) {
-            sample.set_metric(metric, value);
+        for (metric, value) in Metric::ALL.iter().zip(values) {
+            sample.set_metric(*metric, value);
         }
         sample
     }

@@ -1,6 +1,6 @@
 //! What a tick says of its cgroups, keyed and sorted: the thing that payloads carry.
 
-use cgfleet_model::Metric;
+use cgfleet_model::{Metric, MetricGroup, MetricSet};
 use cgfleet_proto::v1::CgroupSample;
 
 /// A cgroup within one boot of its host.
@@ -20,36 +20,36 @@ impl CgroupKey {
 }
 
 /// What was measured of one cgroup at one tick; what was not measured is absent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MetricValues {
-    /// Bit n: metric n is present.
-    pub(super) present: u64,
-    /// By metric number; 0 where absent.
-    pub(super) values: [u64; Metric::ALL.len()],
+    pub(super) present: MetricSet,
+    /// Of the metrics that are present, in their order.
+    pub(super) values: Vec<u64>,
 }
 
 impl MetricValues {
     /// The values of a sample.
     pub fn of(sample: &CgroupSample) -> Self {
-        let mut values = Self::default();
-        for metric in Metric::ALL {
-            if let Some(value) = sample.metric(metric) {
-                values.present |= 1 << metric as u8;
-                values.values[metric as usize] = value;
-            }
+        let groups = MetricGroup::ALL.iter().filter(|group| sample.source(**group).is_some());
+        let measured: MetricSet = groups
+            .flat_map(|group| group.metrics())
+            .filter(|metric| sample.metric(*metric).is_some())
+            .collect();
+        Self {
+            present: measured,
+            values: measured.iter().filter_map(|metric| sample.metric(metric)).collect(),
         }
-        values
     }
 
     /// The value of a metric; `None` if it was not measured.
     pub fn get(&self, metric: Metric) -> Option<u64> {
-        (self.present & (1 << metric as u8) != 0).then(|| self.values[metric as usize])
+        self.present.contains(metric).then(|| self.values.get(self.present.rank(metric)).copied())?
     }
 
     /// Sets every metric of `sample` to what was measured.
     pub fn write_to(&self, sample: &mut CgroupSample) {
         for metric in Metric::ALL {
-            sample.set_metric(metric, self.get(metric));
+            sample.set_metric(*metric, self.get(*metric));
         }
     }
 }

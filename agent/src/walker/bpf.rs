@@ -1,0 +1,260 @@
+//! Walks by the kernel side: find the cgroups, flush, walk, name, and read from files what the kernel keeps
+//! nowhere else.
+
+use std::{
+    fs,
+    time::{Instant, SystemTime},
+};
+
+use cgfleet_ebpf::abi;
+use cgfleet_model::{Metric, MetricGroup, MetricSet, unescape_path};
+use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
+
+use crate::{
+    cgroupfs::{Hierarchies, Hierarchy, read_metrics},
+    kernel::{Flushed, Kernel, WalkRequest},
+};
+
+use super::{
+    FlushedSubtree, Order, Target, WalkEngine, WalkError, WalkSpec, Walked, decode,
+    find::{Found, find},
+    memory_stat::MemoryStatIndex,
+    observe::observe,
+    raw,
+    recorder::{BpfWalk, Cost, Recorded, Recorder, Row},
+    sample_files::set_from_files,
+};
+
+/// What rstat keeps: the rest is current without a flush.
+const RSTAT_GROUPS: abi::cg_group = abi::CG_GROUP_CPU | STATISTICS;
+/// Of that, what is flushed with its controller's statistics where each controller has a flush of its own.
+const STATISTICS: abi::cg_group = abi::CG_GROUP_MEMORY_STAT | abi::CG_GROUP_IO;
+
+/// Runs walks and flushes by the kernel side.
+#[derive(Debug)]
+pub(super) struct BpfEngine {
+    recorder: Recorder,
+    hierarchies: Hierarchies,
+    rows_max: u32,
+}
+
+impl BpfEngine {
+    /// An engine over a loaded kernel side; a walk returns at most `rows_max` cgroups.
+    pub(super) fn new(kernel: Kernel, hierarchies: Hierarchies, rows_max: u32) -> Self {
+        let mut recorder = Recorder::new(kernel, hierarchies.clone());
+        let observations = observe(recorder.kernel(), &hierarchies);
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let index = MemoryStatIndex::find(recorder.kernel().facts(), &observations, cpus);
+        let (states, events) = index.methods();
+        let places = index.metrics().len();
+        tracing::info!(%states, %events, places, cgroups = observations.len(), "memory.stat's places");
+        recorder.set_memory_stat(index);
+        Self { recorder, hierarchies, rows_max }
+    }
+
+    /// Where the kernel's memory statistics are.
+    pub(super) fn memory_stat(&self) -> &MemoryStatIndex {
+        self.recorder.memory_stat()
+    }
+
+    /// Whether flushes hold cgroup_mutex.
+    pub(super) fn flushes_locked(&mut self) -> bool {
+        self.recorder.kernel().flushes_locked()
+    }
+
+    /// What has to be done now and then.
+    pub(super) fn tidy(&mut self) {
+        self.recorder.tidy();
+    }
+
+    pub(super) fn walk(&mut self, spec: &WalkSpec, engine: BpfWalk) -> Result<Walked, WalkError> {
+        self.try_walk(spec, engine).map_err(|error| error.at("spec.target", &spec.target))
+    }
+
+    pub(super) fn flush(&mut self, target: &Target) -> Result<FlushedSubtree, WalkError> {
+        self.try_flush(target).map_err(|error| error.at("target", target))
+    }
+
+    fn try_walk(&mut self, spec: &WalkSpec, engine: BpfWalk) -> Result<Walked, WalkError> {
+        let found = find(&self.hierarchies, "spec.target", &spec.target)?;
+        let stop_at = spec.stop_at_in(&self.hierarchies, found.hierarchy_id())?;
+        let request = WalkRequest {
+            start: found.start(),
+            order: spec.order.to_abi(),
+            groups: self.groups_of(spec.metrics),
+            limit: if spec.limit == 0 { self.rows_max } else { spec.limit.min(self.rows_max) },
+            stop_at_id: stop_at.map_or(0, |stop_at| stop_at.cgroup_id()),
+            max_depth: spec.max_depth.unwrap_or(u32::MAX),
+            stop_when: spec.stop_when.and_then(raw::stop_when),
+            names_from: 0,
+        };
+        let mut cost = Cost::default();
+        let flushed = self.freshen(&request, &found, &mut cost)?;
+        let flushed_at = (flushed.cgroup_id != 0).then(SystemTime::now);
+        let recorded = self.recorder.record(&request, found.hierarchy_id(), engine, spec.metrics)?;
+        let Recorded { rows, end, cost: walked } = recorded;
+        cost.add_walk(&walked);
+        let limited_by_us = end == WalkEnd::Limit && (spec.limit == 0 || spec.limit > self.rows_max);
+        let (end, truncated_by) = match end {
+            WalkEnd::Limit if limited_by_us => (WalkEnd::Truncated, "walk_rows_max"),
+            WalkEnd::Truncated => (end, "slice_rows_max"),
+            end => (end, ""),
+        };
+        let read_from = Instant::now();
+        let samples = rows.into_iter().filter_map(|row| self.sample(row, spec.metrics)).collect();
+        cost.files += read_from.elapsed();
+        let summary = WalkSummary {
+            engine: WalkEngine::from(engine).to_wire().into(),
+            end: end.into(),
+            cgroups_visited: cost.cgroups_visited,
+            flushed_cgroup_id: flushed.cgroup_id,
+            flushed_at: flushed_at.map(Into::into),
+            flush_ns: flushed.flush_ns,
+            walk_ns: cost.walk_ns,
+            cgroup_mutex_held_ns_max: cost.mutex_held_ns_max.max(flushed.mutex_held_ns),
+            truncated_by: truncated_by.to_owned(),
+            unbroken_ns_max: cost.unbroken_ns_max,
+            files_ns: u64::try_from(cost.files.as_nanos()).unwrap_or(u64::MAX),
+        };
+        Ok(Walked { samples, summary })
+    }
+
+    /// The record groups for these metrics. memory.stat is read from the kernel's arrays only if all that
+    /// is asked of it has a place there: a group has one source.
+    fn groups_of(&self, metrics: MetricSet) -> abi::cg_group {
+        let memory_stat = metrics.intersection(MetricSet::of_group(MetricGroup::MemoryStat));
+        let is_known = memory_stat.without(self.memory_stat().metrics()).is_empty();
+        let of_arrays = if is_known && !memory_stat.is_empty() { abi::CG_GROUP_MEMORY_STAT } else { 0 };
+        raw::groups_of(metrics) | of_arrays
+    }
+
+    /// Flushes what the walk will read, once, at the topmost cgroup of the answer.
+    fn freshen(
+        &mut self,
+        request: &WalkRequest<'_>,
+        found: &Found,
+        cost: &mut Cost,
+    ) -> Result<Flushed, WalkError> {
+        if request.groups & RSTAT_GROUPS == 0 {
+            return Ok(Flushed::default());
+        }
+        let is_v2 = found.hierarchy_id() == 0;
+        // Of v1, the CPU time is read from files.
+        let flushed = if is_v2 { self.recorder.flush_topmost(request)? } else { Flushed::default() };
+        let by_files = request.groups & STATISTICS != 0
+            && (!is_v2 || self.recorder.kernel().facts().flushes_by_subsystem && flushed.cgroup_id != 0);
+        if by_files {
+            let started = Instant::now();
+            self.freshen_by_files(request, found, &flushed, cost)?;
+            cost.files += started.elapsed();
+        }
+        Ok(flushed)
+    }
+
+    /// Where rstat is flushed by controller, no program may flush memory or io: reading their files does
+    /// (mm/memcontrol.c, mem_cgroup_flush_stats, past its threshold; block/blk-cgroup.c, blkcg_print_stat).
+    fn freshen_by_files(
+        &mut self,
+        request: &WalkRequest<'_>,
+        found: &Found,
+        flushed: &Flushed,
+        cost: &mut Cost,
+    ) -> Result<(), WalkError> {
+        let path = if found.hierarchy_id() == 0 {
+            if self.recorder.path(0, flushed.cgroup_id).is_none() {
+                self.recorder.learn_names(&WalkRequest::ancestors(request.start), cost)?;
+            }
+            self.recorder.path(0, flushed.cgroup_id).and_then(|path| unescape_path(&path).ok())
+        } else {
+            found.topmost_path(request.order)
+        };
+        let (Some(path), Some(hierarchy)) = (path, self.hierarchies.by_id(found.hierarchy_id())) else {
+            return Ok(());
+        };
+        let directory = hierarchy.directory(&path);
+        for (group, file) in [(abi::CG_GROUP_MEMORY_STAT, "memory.stat"), (abi::CG_GROUP_IO, "io.stat")] {
+            if request.groups & group != 0 {
+                // A cgroup without the controller has no such file, and nothing to flush.
+                let _ = fs::read(directory.join(file));
+            }
+        }
+        Ok(())
+    }
+
+    fn try_flush(&mut self, target: &Target) -> Result<FlushedSubtree, WalkError> {
+        let found = find(&self.hierarchies, "target", target)?;
+        // An answer that goes down from here, and has everything in it, is what a flush prepares.
+        let order = Order::DescendantsPre.to_abi();
+        let request =
+            WalkRequest { order, groups: RSTAT_GROUPS, limit: 1, ..WalkRequest::ancestors(found.start()) };
+        let mut cost = Cost::default();
+        let flushed = self.recorder.flush_topmost(&request)?;
+        if flushed.cgroup_id == 0 {
+            return Err(WalkError::NoSuchCgroup { field: "target", target: target.to_text() });
+        }
+        self.recorder.learn_names(&WalkRequest::ancestors(request.start), &mut cost)?;
+        if self.recorder.kernel().facts().flushes_by_subsystem {
+            self.freshen_by_files(&request, &found, &flushed, &mut cost)?;
+        }
+        let path = self.recorder.path(found.hierarchy_id(), flushed.cgroup_id);
+        Ok(FlushedSubtree {
+            cgroup_id: flushed.cgroup_id,
+            path: path.as_deref().unwrap_or_default().to_owned(),
+            flush_ns: flushed.flush_ns,
+        })
+    }
+
+    /// A row as a whole sample. `None` if an ancestor was removed before its name was read: then the
+    /// cgroup is gone too.
+    fn sample(&mut self, row: Row, metrics: MetricSet) -> Option<CgroupSample> {
+        let Row { record, mut sample } = row;
+        let path = self.recorder.path(record.hierarchy_id, record.id)?;
+        let hierarchy = self.hierarchies.by_id(record.hierarchy_id);
+        let is_root = record.level == 0;
+        if let Some(hierarchy) = hierarchy {
+            let from_files = self.metrics_of_files(hierarchy, is_root, &sample, metrics);
+            if !from_files.is_empty() {
+                let directory = hierarchy.directory(&unescape_path(&path).ok()?);
+                set_from_files(&mut sample, read_metrics(hierarchy, &directory, is_root, from_files));
+            }
+        }
+        path.as_ref().clone_into(&mut sample.path);
+        Some(sample)
+    }
+
+    /// The metrics of the groups that have to be read from files: those of a root that the kernel does not
+    /// keep in the cgroup, CPU time of cgroup v1, and what of memory.stat has no known place.
+    fn metrics_of_files(
+        &self,
+        hierarchy: &Hierarchy,
+        is_root: bool,
+        sample: &CgroupSample,
+        metrics: MetricSet,
+    ) -> MetricSet {
+        let is_of_file = |group: &&MetricGroup| match group {
+            MetricGroup::Cpu if !hierarchy.is_v2() => hierarchy.has_controller("cpuacct"),
+            MetricGroup::MemoryStat => decode::is_absent(sample, metrics, **group),
+            group => is_root && decode::is_absent(sample, metrics, **group),
+        };
+        let groups = MetricGroup::ALL.iter().filter(|group| metrics.touches(**group)).filter(is_of_file);
+        let of_groups: MetricSet = groups.flat_map(|group| group.metrics()).collect();
+        metrics.intersection(of_groups)
+    }
+}
+
+impl From<BpfWalk> for WalkEngine {
+    fn from(walk: BpfWalk) -> Self {
+        match walk {
+            BpfWalk::Locked => Self::Locked,
+            BpfWalk::Unlocked => Self::Unlocked,
+        }
+    }
+}
+
+/// Whether a program reads the metric of an ordinary cgroup v2 cgroup.
+pub(super) fn is_read_by_bpf(metric: Metric, memory_stat: &MemoryStatIndex) -> bool {
+    match metric.info().group {
+        MetricGroup::MemoryStat => memory_stat.metrics().contains(metric),
+        _ => !decode::NEVER_BY_BPF.contains(&metric),
+    }
+}

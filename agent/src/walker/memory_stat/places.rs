@@ -1,0 +1,219 @@
+//! Finds the places of items in an array, by what the kernel says or by comparison.
+
+use cgfleet_ebpf::abi::{self, cg_memory_stat};
+
+use super::{
+    Method,
+    items::{Item, ItemUnit},
+    number_at,
+};
+
+/// The arrays and the file of one cgroup, read together.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Observation {
+    pub(in super::super) stat: cg_memory_stat,
+    /// memory.stat before the arrays were read, and after.
+    pub(in super::super) before: String,
+    pub(in super::super) after: String,
+    pub(in super::super) is_v2: bool,
+}
+
+/// What the kernel lets lie unflushed in a cgroup: a batch of 64 for each CPU (mm/memcontrol.c).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FlushThreshold {
+    count: u64,
+}
+
+/// As many items must have been seen to be right before those are believed that cannot be seen.
+const WITNESSES_MIN: usize = 3;
+
+impl FlushThreshold {
+    pub(super) fn of_cpus(cpus: usize) -> Self {
+        Self { count: 64 * cpus as u64 }
+    }
+
+    /// In the unit of the item's metric. What is counted in bytes is charged in pages all the same.
+    fn of(self, item: &Item) -> u64 {
+        match item.unit {
+            ItemUnit::Same if item.array == super::Array::State && item.is_bytes() => {
+                self.count * ItemUnit::Pages.size()
+            }
+            unit => self.count * unit.size(),
+        }
+    }
+}
+
+impl Item {
+    fn is_bytes(&self) -> bool {
+        self.metric.info().unit == "bytes"
+    }
+}
+
+/// One way to understand what the kernel says about places.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reading<'a> {
+    /// An item's place is its number.
+    Direct,
+    /// An item's place is in the table at its number: in so many bytes, counted from this on.
+    Table { table: &'a [u8], width: usize, base: u32 },
+}
+
+impl<'a> Reading<'a> {
+    /// Every way that any kernel from 6.1 on has had. Tables were of int or of bytes, and began to count
+    /// at 1 or at 0.
+    pub(super) fn all(table: Option<&'a [u8]>, is_direct: bool) -> Vec<Self> {
+        let tables = table.into_iter().flat_map(|table| {
+            [(4, 1), (4, 0), (1, 1), (1, 0)].map(|(width, base)| Self::Table { table, width, base })
+        });
+        is_direct.then_some(Self::Direct).into_iter().chain(tables).collect()
+    }
+
+    fn place(self, number: usize, words: usize) -> Option<usize> {
+        let place = match self {
+            Self::Direct => number,
+            Self::Table { table, width, base } => {
+                let bytes = table.get(number * width..(number + 1) * width)?;
+                let value = bytes.iter().rev().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
+                value.checked_sub(base)? as usize
+            }
+        };
+        (place < words).then_some(place)
+    }
+}
+
+/// What an observation says of an item at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// The file shows another number.
+    Wrong,
+    /// The file shows the same number, but so small a one that others may have it too.
+    Possible,
+    /// The file shows the same number.
+    Right,
+}
+
+/// The items' places by the first reading that is right throughout, else by comparison.
+pub(super) fn find(
+    items: &[(&Item, usize)],
+    readings: &[Reading<'_>],
+    words: usize,
+    observations: &[Observation],
+    threshold: FlushThreshold,
+) -> (Method, Vec<(abi::cg_memory_item, usize)>) {
+    for reading in readings {
+        let places: Vec<(&Item, usize)> =
+            items.iter().filter_map(|(item, number)| Some((*item, reading.place(*number, words)?))).collect();
+        let verdicts: Vec<Verdict> =
+            places.iter().map(|(item, place)| verdict(item, *place, observations, threshold)).collect();
+        let witnesses = verdicts.iter().filter(|verdict| **verdict == Verdict::Right).count();
+        if witnesses >= WITNESSES_MIN && !verdicts.contains(&Verdict::Wrong) {
+            return (Method::Kernel, places.iter().map(|(item, place)| (item.item, *place)).collect());
+        }
+    }
+    let found: Vec<_> = items
+        .iter()
+        .filter_map(|(item, _)| {
+            let not_wrong = (0..words).map(|place| (place, verdict(item, place, observations, threshold)));
+            let mut not_wrong = not_wrong.filter(|(_, verdict)| *verdict != Verdict::Wrong);
+            let (place, verdict) = not_wrong.next()?;
+            (verdict == Verdict::Right && not_wrong.next().is_none()).then_some((item.item, place))
+        })
+        .collect();
+    (if found.is_empty() { Method::None } else { Method::Calibration }, found)
+}
+
+fn verdict(item: &Item, place: usize, observations: &[Observation], threshold: FlushThreshold) -> Verdict {
+    let allowed = threshold.of(item);
+    let mut verdict = Verdict::Possible;
+    for Observation { stat, before, after, is_v2 } in observations {
+        let shown = |text: &str| item.key(*is_v2).and_then(|key| value_of(text, key));
+        let (Some(before), Some(after)) = (shown(before), shown(after)) else { continue };
+        let Some(number) = number_at(stat, item.array, place) else { return Verdict::Wrong };
+        let number = number.saturating_mul(item.unit.size());
+        let (least, most) = (before.min(after), before.max(after));
+        if number < least.saturating_sub(allowed) || number > most.saturating_add(allowed) {
+            return Verdict::Wrong;
+        }
+        // Others than the right one are rarely as large as that and as near.
+        if least > allowed.saturating_mul(4) {
+            verdict = Verdict::Right;
+        }
+    }
+    verdict
+}
+
+fn value_of(text: &str, key: &str) -> Option<u64> {
+    let mut pairs = text.lines().filter_map(|line| line.split_once(' '));
+    pairs.find(|(name, _)| *name == key).and_then(|(_, value)| value.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::ITEMS, *};
+
+    const WORDS: usize = 12;
+    const THRESHOLD: FlushThreshold = FlushThreshold { count: 128 };
+
+    /// The first four items, in an array with other things between them: item n is at place 10 - 3n.
+    fn observation(scale: i64) -> Observation {
+        let mut stat = cg_memory_stat { state: [0; 64], events: [0; 48] };
+        let mut text = String::new();
+        for (number, item) in (0_i64..).zip(&ITEMS[..4]) {
+            let count = (number + 1) * scale;
+            let place = usize::try_from(10 - 3 * number).unwrap();
+            stat.state[place] = count;
+            stat.state[place - 1] = count * 7 + 100_000;
+            let value = count.cast_unsigned() * item.unit.size();
+            text += &format!("{} {value}\n", item.v2_key);
+        }
+        Observation { stat, before: text.clone(), after: text, is_v2: true }
+    }
+
+    fn check(observations: &[Observation], readings: &[Reading<'_>], expect: (Method, &[usize])) {
+        let items: Vec<(&Item, usize)> = ITEMS[..4].iter().zip(0..).collect();
+        let (method, found) = find(&items, readings, WORDS, observations, THRESHOLD);
+        let places: Vec<usize> = found.iter().map(|(_, place)| *place).collect();
+        assert_eq!((method, places.as_slice()), expect);
+    }
+
+    #[test]
+    fn a_reading_is_taken_if_it_is_right_throughout() {
+        let places = [10, 7, 4, 1];
+        let busy = [observation(100_000), observation(0)];
+        for (width, base) in [(1, 0), (1, 1), (4, 0), (4, 1)] {
+            let mut table = Vec::new();
+            for place in places {
+                let value: u32 = place + base;
+                table.extend_from_slice(&value.to_le_bytes()[..width]);
+            }
+            table.resize(64, 0xff);
+            let readings = Reading::all(Some(&table), true);
+            check(&busy, &readings, (Method::Kernel, &[10, 7, 4, 1]));
+        }
+    }
+
+    #[test]
+    fn without_a_right_reading_the_only_possible_place_is_taken() {
+        let wrong = [3_u8; 64];
+        let readings = Reading::all(Some(&wrong), true);
+        check(&[observation(100_000)], &readings, (Method::Calibration, &[10, 7, 4, 1]));
+        check(&[observation(100_000)], &[], (Method::Calibration, &[10, 7, 4, 1]));
+    }
+
+    #[test]
+    fn what_is_not_certain_has_no_place() {
+        check(&[], &[], (Method::None, &[]));
+        check(&[observation(0)], &[], (Method::None, &[]));
+        check(&[observation(10)], &[], (Method::None, &[]));
+        let mut twice = observation(100_000);
+        twice.stat.state[11] = twice.stat.state[10];
+        check(&[twice], &[], (Method::Calibration, &[7, 4, 1]));
+    }
+
+    #[test]
+    fn a_table_that_is_wrong_once_is_not_believed() {
+        let table: Vec<u8> = [10, 7, 4, 2].into_iter().chain([0xff; 60]).collect();
+        let readings = Reading::all(Some(&table), false);
+        check(&[observation(100_000)], &readings, (Method::Calibration, &[10, 7, 4, 1]));
+    }
+}
