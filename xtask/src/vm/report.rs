@@ -5,6 +5,11 @@ use std::fmt;
 /// init.sh opens its own lines with this.
 const OURS: &str = "cgfleet-vm: ";
 
+/// Whether the line is init.sh's own.
+pub(super) fn is_ours(line: &str) -> bool {
+    line.starts_with(OURS)
+}
+
 /// A guest's tests, as far as it got.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Report {
@@ -70,17 +75,22 @@ impl Report {
 
     /// Why this guest is no success.
     pub(super) fn complaint(&self) -> Option<String> {
-        if let Some(test) = self.tests.iter().find(|test| test.exit_code != Some(0)) {
+        self.complaint_unless(|exit_code| exit_code == 0).or_else(|| {
+            let passed: u32 = self.tests.iter().map(|test| test.passed).sum();
+            (passed == 0).then(|| "no test was run".to_owned())
+        })
+    }
+
+    /// What failed, or was cut short, where these exit codes are no failures.
+    pub(super) fn complaint_unless(&self, is_success: impl Fn(u32) -> bool) -> Option<String> {
+        let is_failure = |test: &&TestExecutable| !test.exit_code.is_some_and(&is_success);
+        if let Some(test) = self.tests.iter().find(is_failure) {
             return Some(match test.exit_code {
                 Some(code) => format!("{} exited with {code}", test.name),
                 None => format!("{} did not end", test.name),
             });
         }
-        if !self.is_complete {
-            return Some("the guest did not reach its end".to_owned());
-        }
-        let passed: u32 = self.tests.iter().map(|test| test.passed).sum();
-        (passed == 0).then(|| "no test was run".to_owned())
+        (!self.is_complete).then(|| "the guest did not reach its end".to_owned())
     }
 }
 
