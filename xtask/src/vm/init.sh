@@ -63,7 +63,7 @@ say "kernel $(uname -r)"
 
 # Busybox's shell runs its own applets whatever PATH says, so what the programs start gets another shell.
 must ln -sf /usr/bin/sh /bin/sh
-export PATH=/usr/bin:/bin
+export PATH=/usr/bin:/bin CGFLEET_EMULATED=1
 
 # Arguments come one a line.
 set --
