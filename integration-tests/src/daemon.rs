@@ -103,6 +103,13 @@ impl Start {
         self.listening_on(address)
     }
 
+    /// Starts it by this command, to which its own is appended.
+    #[must_use]
+    pub fn under(mut self, command: &[&str]) -> Self {
+        self.prefix.extend(command.iter().map(|&word| word.to_owned()));
+        self
+    }
+
     /// Listens here instead, where other hosts can reach it.
     #[must_use]
     pub fn listening_on(mut self, address: SocketAddr) -> Self {
