@@ -19,6 +19,9 @@ pub mod abi {
 /// `flush_unlocked.bpf.c`: the flush without cgroup_mutex, from Linux 6.2 on.
 pub const FLUSH_UNLOCKED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/flush_unlocked.bpf.o"));
 
+/// `noop.bpf.c`: the iterator alone, for benchmarks.
+pub const NOOP_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/noop.bpf.o"));
+
 /// `walk.bpf.c`: both engines, and the flush under cgroup_mutex.
 pub const WALK_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/walk.bpf.o"));
 

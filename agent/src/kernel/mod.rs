@@ -7,12 +7,14 @@
 mod error;
 mod kfunc;
 mod mapped;
+mod noop;
 mod programs;
 mod session;
 mod sys;
 mod walks;
 
 pub use error::{AttachError, KernelError, LoadError};
+pub use noop::{Noop, NoopWalk};
 pub use programs::Bounds;
 pub use session::Start;
 pub use walks::{Cursor, Drained, Flushed, Kernel, Name, WalkRequest};

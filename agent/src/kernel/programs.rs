@@ -105,13 +105,13 @@ fn has_kfunc(btf: &Btf, name: &str) -> bool {
 }
 
 /// An object with its kfuncs bound to the running kernel's.
-fn bound(object: &[u8], btf: &Btf) -> Result<Vec<u8>, LoadError> {
+pub(super) fn bound(object: &[u8], btf: &Btf) -> Result<Vec<u8>, LoadError> {
     let mut object = object.to_vec();
     kfunc::bind(&mut object, |name| btf.id_by_type_name_kind(name, BtfKind::Func).ok())?;
     Ok(object)
 }
 
-fn load_iter(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<ProgramFd, LoadError> {
+pub(super) fn load_iter(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<ProgramFd, LoadError> {
     let program = object.program_mut(name).ok_or_else(|| missing(name))?;
     let iter: &mut Iter = program.try_into().map_err(|error| refused(name, &error))?;
     iter.load("cgroup", btf).map_err(|error| refused(name, &error))?;
@@ -119,7 +119,7 @@ fn load_iter(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<Program
     fd.try_clone().map_err(|error| refused(name, &error))
 }
 
-fn mapped<T: super::mapped::Shared>(
+pub(super) fn mapped<T: super::mapped::Shared>(
     object: &mut Ebpf,
     name: &'static str,
 ) -> Result<MappedArray<T>, LoadError> {
@@ -136,7 +136,7 @@ fn missing(name: &str) -> LoadError {
 }
 
 /// A refusal in one line; permission is told apart because its mending is known.
-fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> LoadError {
+pub(super) fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> LoadError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if error
@@ -151,7 +151,7 @@ fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> LoadError {
 }
 
 /// An error and all of its causes.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
