@@ -23,6 +23,7 @@
 
 #define CSS_CHILDREN bpf_core_field_offset(struct cgroup_subsys_state, children)
 #define CSS_SIBLING  bpf_core_field_offset(struct cgroup_subsys_state, sibling)
+#define CGROUP_SELF  bpf_core_field_offset(struct cgroup, self)
 
 /* A slice under way: a cgroup, and where the walk stands with respect to it. */
 struct slice {
@@ -104,6 +105,30 @@ static __always_inline bool ascend(struct slice *slice, bool probed)
 	return true;
 }
 
+/*
+ * Has the CPU fetch what a visit of the cgroup behind css will read, while css
+ * itself is visited. Cgroups side by side are strewn over memory, and without
+ * this their cache misses come one after the other: list, cgroup, kernfs_node.
+ * Behind the last sibling is the parent's list head, which is no cgroup: then
+ * the loads, which cannot fault, bring something of no use.
+ */
+static __always_inline void look_ahead(struct cgroup_subsys_state *css)
+{
+	__u64 entry = (__u64)css->sibling.next;
+	struct cgroup *next;
+	__u64 read;
+
+	/* By css->cgroup it would be one miss behind another again. */
+	next = bpf_rdonly_cast((void *)(entry - CSS_SIBLING - CGROUP_SELF),
+			       bpf_core_type_id_kernel(struct cgroup));
+	read = next->self.serial_nr;
+	barrier_var(read);
+	read = (__u64)next->kn;
+	barrier_var(read);
+	read = next->bstat.cputime.sum_exec_runtime;
+	barrier_var(read);
+}
+
 /* To the next sibling; false if there is none. */
 static __always_inline bool advance(struct slice *slice, bool probed)
 {
@@ -113,6 +138,8 @@ static __always_inline bool advance(struct slice *slice, bool probed)
 	if (!entry || !slice->parent || entry == slice->parent + CSS_CHILDREN)
 		return false;
 	slice->css = entry - CSS_SIBLING;
+	if (!probed)
+		look_ahead(css_at(slice->css, probed));
 	return true;
 }
 

@@ -6,6 +6,7 @@
 
 mod error;
 mod kfunc;
+mod loaded;
 mod mapped;
 mod noop;
 mod programs;
@@ -14,6 +15,7 @@ mod sys;
 mod walks;
 
 pub use error::{AttachError, KernelError, LoadError};
+pub use loaded::loaded_programs;
 pub use noop::{Noop, NoopWalk};
 pub use programs::Bounds;
 pub use session::Start;

@@ -2,6 +2,7 @@
 //! they feel of one that does nothing.
 
 use std::{
+    cell::RefCell,
     fs,
     sync::{
         Arc,
@@ -9,7 +10,7 @@ use std::{
     },
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use cgfleet_proto::v1::WalkEngine;
 use nix::unistd::Pid;
 use tokio::task::JoinHandle;
@@ -37,6 +38,9 @@ const SHAPES: [Shape; 2] = [
     Shape { name: "50000 flat", below_top: 50_000, is_chain: false, rounds: 11 },
 ];
 
+/// More than one, so that the walker has the next walk to do while an answer is on its way.
+const CLIENTS: usize = 2;
+
 /// What the agent does meanwhile, and the walks of it.
 const STATES: [(&str, Option<WalkEngine>); 3] =
     [("idle", None), ("unlocked", Some(WalkEngine::Unlocked)), ("locked", Some(WalkEngine::Locked))];
@@ -58,7 +62,7 @@ fn measure(bench: &Bench, shape: &Shape) -> Result<Figures> {
     let beside = TestTree::v2()?;
     let agent = bench.block_on(Start::agent()?.start())?;
     let cpu = pin_walker(&agent)?;
-    let probe = std::cell::RefCell::new(Probe::start(&beside.directory(""), cpu)?);
+    let probe = RefCell::new(Probe::start(&beside.directory(""), cpu)?);
     let mut interleaved = Interleaved::of(shape.name);
     for (state, engine) in STATES {
         let client = bench.block_on(async { agent.agent() })?;
@@ -69,7 +73,7 @@ fn measure(bench: &Bench, shape: &Shape) -> Result<Figures> {
         let [mkdir, wake, walks] = figures.each_ref().map(String::as_str);
         let probe = &probe;
         interleaved.add_several(&[(mkdir, "us"), (wake, "us"), (walks, "in a run")], move || {
-            let walking = client.clone().map(|client| Walking::start(bench, client));
+            let walking = client.as_ref().map(|client| Walking::start(bench, client));
             let felt = probe.borrow_mut().feel();
             let walks = walking.map_or(Ok(0), |walking| walking.stop(bench))?;
             let Felt { mkdir_p99_us, wake_p99_us } = felt?;
@@ -91,37 +95,42 @@ fn pin_walker(agent: &Daemon) -> Result<usize> {
             return Ok(cpu);
         }
     }
-    anyhow::bail!("the agent has no thread called walker")
+    bail!("the agent has no thread called walker")
 }
 
-/// Walks, one behind the other, until they are stopped.
+/// Walks back to back, until they are stopped.
 struct Walking {
     stop: Arc<AtomicBool>,
-    walks: JoinHandle<Result<u32>>,
+    clients: Vec<JoinHandle<Result<u32>>>,
 }
 
 impl Walking {
-    fn start(bench: &Bench, mut client: Client) -> Self {
+    fn start(bench: &Bench, client: &Client) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let walks = bench.spawn(async move {
-            let mut walks = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                client.walk().await?;
-                walks += 1;
-            }
-            Ok(walks)
-        });
-        Self { stop, walks }
+        let walk = |_| bench.spawn(walk_until(Arc::clone(&stop), client.clone()));
+        let clients = (0..CLIENTS).map(walk).collect();
+        Self { stop, clients }
     }
 
-    /// How many there were; none is an error.
+    /// How many walks there were; none is an error.
     fn stop(self, bench: &Bench) -> Result<u32> {
         self.stop.store(true, Ordering::Relaxed);
-        let walks = bench.block_on(self.walks)??;
+        let mut walks = 0;
+        for client in self.clients {
+            walks += bench.block_on(client)??;
+        }
         ensure!(walks > 0, "no walk ended while others were probed");
         Ok(walks)
     }
+}
+
+async fn walk_until(stop: Arc<AtomicBool>, mut client: Client) -> Result<u32> {
+    let mut walks = 0;
+    while !stop.load(Ordering::Relaxed) {
+        client.walk().await?;
+        walks += 1;
+    }
+    Ok(walks)
 }
 
 fn rows_of(figures: &Figures) -> Result<Vec<Row>> {

@@ -4,6 +4,7 @@
 //! of medians of the same run, whose rounds measure figure and baseline by turns: what disturbs the
 //! machine disturbs both.
 
+mod agent;
 mod client;
 mod dirtier;
 mod disturb;
@@ -11,7 +12,9 @@ mod figure;
 mod files;
 mod interleaved;
 mod machine;
+mod noop;
 mod probe;
+mod process;
 mod trees;
 mod walk;
 mod worker;
@@ -66,6 +69,12 @@ const SCENARIOS: &[Scenario] = &[
         about: "what a mkdir and a real-time thread feel of an agent that walks back to back",
         run: disturb::run,
         guest_part: None,
+    },
+    Scenario {
+        name: "agent",
+        about: "CPU time, memory and verifier instructions of an agent that takes a tick every second",
+        run: agent::run,
+        guest_part: Some(agent::run_in_guest),
     },
 ];
 

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
@@ -27,9 +27,9 @@ pub(super) const NAME: &str = "probe";
 /// util-linux, which every host has: to become real-time is not in the safe part of any library here.
 const REAL_TIME: [&str; 3] = ["chrt", "--fifo", "50"];
 
+/// A mkdir, and a wake, is due once in this time.
+const PERIOD: Duration = Duration::from_micros(500);
 const MKDIRS: usize = 2000;
-/// Between two mkdirs, and between two wakes.
-const PAUSE: Duration = Duration::from_micros(250);
 
 /// The calling thread, for sched_setaffinity(2).
 const THIS_THREAD: Pid = Pid::from_raw(0);
@@ -75,58 +75,73 @@ pub(super) fn pin(thread: Pid, cpus: &[usize]) -> Result<()> {
 
 /// The worker itself: `arguments` are those of `Probe::start`.
 pub(super) fn work(arguments: &[String]) -> Result<()> {
-    let [directory, cpu] = arguments else { return Err(anyhow!("a directory and a CPU are wanted")) };
+    let [directory, cpu] = arguments else { bail!("a directory and a CPU are wanted") };
     let (directory, cpu) = (PathBuf::from(directory), cpu.parse::<usize>()?);
     let others: Vec<usize> = cpus()?.into_iter().filter(|other| *other != cpu).collect();
     worker::serve(|| {
-        let felt = feel(&directory, cpu, if others.is_empty() { &[] } else { &others })?;
+        let felt = feel(&directory, cpu, &others)?;
         Ok(format!("{} {}", felt.mkdir_p99_us, felt.wake_p99_us))
     })
 }
 
 /// Makes cgroups, away from the CPU on which meanwhile a thread wakes again and again.
 fn feel(directory: &Path, cpu: usize, others: &[usize]) -> Result<Felt> {
-    let done = AtomicBool::new(false);
+    let cgroup = directory.join("made");
+    let made = AtomicBool::new(false);
     thread::scope(|scope| {
         let waking = scope.spawn(|| {
             pin(THIS_THREAD, &[cpu])?;
+            let mut schedule = Schedule::from_now();
             let mut late_us = Vec::new();
-            while !done.load(Ordering::Relaxed) {
-                late_us.push(wake_late_us());
+            while !made.load(Ordering::Relaxed) {
+                schedule.wait();
+                late_us.push(schedule.late_us());
             }
             anyhow::Ok(late_us)
         });
         let making = scope.spawn(|| {
-            let took_us = make_cgroups(directory, others);
-            done.store(true, Ordering::Relaxed);
-            took_us
+            let late_us = pin(THIS_THREAD, others).and_then(|()| make_cgroups(&cgroup));
+            made.store(true, Ordering::Relaxed);
+            late_us
         });
         let joined = |panic| anyhow!("a thread of the probe panicked: {panic:?}");
-        let took_us = making.join().map_err(joined)??;
-        let late_us = waking.join().map_err(joined)??;
-        Ok(Felt { mkdir_p99_us: p99(took_us), wake_p99_us: p99(late_us) })
+        let made_late_us = making.join().map_err(joined)??;
+        let woken_late_us = waking.join().map_err(joined)??;
+        Ok(Felt { mkdir_p99_us: p99(made_late_us), wake_p99_us: p99(woken_late_us) })
     })
 }
 
-/// How much later than asked for a thread runs again.
-fn wake_late_us() -> f64 {
-    let started = Instant::now();
-    thread::sleep(PAUSE);
-    started.elapsed().saturating_sub(PAUSE).as_secs_f64() * 1e6
+/// Makes a cgroup whenever one is due. The time until it is there counts from then on, so that one mkdir
+/// that waits makes those late that become due meanwhile, as it would those of others.
+fn make_cgroups(cgroup: &Path) -> Result<Vec<f64>> {
+    let mut schedule = Schedule::from_now();
+    let mut late_us = Vec::with_capacity(MKDIRS);
+    for _ in 0..MKDIRS {
+        schedule.wait();
+        fs::create_dir(cgroup).with_context(|| format!("make {}", cgroup.display()))?;
+        late_us.push(schedule.late_us());
+        fs::remove_dir(cgroup)?;
+    }
+    Ok(late_us)
 }
 
-fn make_cgroups(directory: &Path, cpus: &[usize]) -> Result<Vec<f64>> {
-    if !cpus.is_empty() {
-        pin(THIS_THREAD, cpus)?;
+/// Something is due every PERIOD, whether or not what was due before is done.
+struct Schedule {
+    due: Instant,
+}
+
+impl Schedule {
+    fn from_now() -> Self {
+        Self { due: Instant::now() }
     }
-    let cgroup = directory.join("made");
-    let make = |_| {
-        let started = Instant::now();
-        fs::create_dir(&cgroup).with_context(|| format!("make {}", cgroup.display()))?;
-        let took = started.elapsed();
-        fs::remove_dir(&cgroup)?;
-        thread::sleep(PAUSE);
-        Ok(took.as_secs_f64() * 1e6)
-    };
-    (0..MKDIRS).map(make).collect()
+
+    /// Goes on to what is due next, and waits for it unless it is late already.
+    fn wait(&mut self) {
+        self.due += PERIOD;
+        thread::sleep(self.due.saturating_duration_since(Instant::now()));
+    }
+
+    fn late_us(&self) -> f64 {
+        self.due.elapsed().as_secs_f64() * 1e6
+    }
 }

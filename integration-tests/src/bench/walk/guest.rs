@@ -2,20 +2,18 @@
 //!
 //! Everything is slow there in its own way, so each row is a ratio within this one run.
 
-use std::{fs::File, os::fd::AsFd as _, time::Duration};
-
 use anyhow::{Result, ensure};
-use cgfleet_agent::kernel::Noop;
 use cgfleet_model::Metric;
 use cgfleet_proto::v1::WalkEngine;
 
-use super::{NOOP, OPEN_READ_CLOSE, PER_CGROUP, PREAD_KEPT, add_walk, per_cgroup_ns};
+use super::{OPEN_READ_CLOSE, PER_CGROUP, PREAD_KEPT, add_walk, per_cgroup_ns};
 use crate::{
     bench::{
         Bench, Row,
         client::{CPU, Client, groups},
         files::CgroupFiles,
         interleaved::Interleaved,
+        noop::{NOOP, add_noop},
         timed,
         trees::{Grown, Shape},
     },
@@ -64,14 +62,8 @@ fn measure(bench: &Bench, grown: &Grown) -> Result<Vec<Row>> {
         anyhow::Ok(Client::new(agent, grown.tree.path(""), SHAPE.cgroups(), WalkEngine::Unlocked, groups))
     };
 
-    let top = File::open(grown.tree.directory(""))?;
-    let mut noop = Noop::load()?;
     let mut interleaved = Interleaved::of(SHAPE.name);
-    interleaved.add(NOOP, PER_CGROUP, || {
-        let walk = noop.walk(top.as_fd())?;
-        ensure!(walk.cgroups_visited == u64::from(SHAPE.cgroups()), "not the whole tree: {walk:?}");
-        Ok(per_cgroup_ns(Duration::from_nanos(walk.walk_ns), SHAPE.cgroups()))
-    });
+    add_noop(&mut interleaved, &SHAPE, grown)?;
     let all = groups();
     let mut masks: Vec<(String, Vec<&str>)> = vec![(CPU.to_owned(), vec![CPU])];
     masks.extend(

@@ -4,10 +4,9 @@
 
 mod guest;
 
-use std::{cell::RefCell, fs::File, os::fd::AsFd as _, time::Duration};
+use std::{cell::RefCell, time::Duration};
 
 use anyhow::{Result, ensure};
-use cgfleet_agent::kernel::Noop;
 use cgfleet_proto::v1::WalkEngine;
 
 pub(super) use guest::run as run_in_guest;
@@ -18,6 +17,7 @@ use super::{
     dirtier::Dirtier,
     files::{CPU_STAT, CgroupFiles, Found},
     interleaved::{Figures, Interleaved},
+    noop::{NOOP, add_noop},
     timed,
     trees::{Grown, Shape},
 };
@@ -39,8 +39,7 @@ const SHAPES: [Shape; 3] = [
 /// To make all cgroups dirty takes as long as ten walks, and is done before each turn.
 const DIRTY_ROUNDS: [usize; 3] = [101, 11, 5];
 
-const PER_CGROUP: &str = "ns/cgroup";
-const NOOP: &str = "no-op iterator";
+pub(super) const PER_CGROUP: &str = "ns/cgroup";
 const PREAD_KEPT: &str = "pread on kept fds";
 const OPEN_READ_CLOSE: &str = "open+read+close";
 const READDIR_WALK: &str = "readdir walk";
@@ -67,58 +66,54 @@ fn measure(bench: &Bench, shape: &Shape, grown: &Grown, dirty_rounds: usize) -> 
     // An agent for each tree: none knows names of another's.
     let agent = bench.block_on(Start::agent()?.start())?;
 
-    let top = File::open(grown.tree.directory(""))?;
-    let mut noop = Noop::load()?;
     let mut idle = Interleaved::of(shape.name);
-    idle.add(NOOP, PER_CGROUP, || {
-        let walk = noop.walk(top.as_fd())?;
-        ensure!(walk.cgroups_visited == u64::from(shape.cgroups()), "not the whole tree: {walk:?}");
-        Ok(per_cgroup_ns(Duration::from_nanos(walk.walk_ns), shape.cgroups()))
-    });
-    add_walks_and_readers(&mut idle, bench, shape, grown, &agent, &files)?;
+    add_noop(&mut idle, shape, grown)?;
+    add_walks(&mut idle, bench, shape, grown, &agent)?;
+    add_reader(&mut idle, PREAD_KEPT, files.kept_cgroups()?, || files.pread_kept());
+    add_reader(&mut idle, OPEN_READ_CLOSE, shape.cgroups(), || files.open_read_close(1));
+    add_reader(&mut idle, READDIR_WALK, shape.cgroups(), || files.readdir_walk());
     let idle = idle.run(bench, shape.rounds)?;
     let mut rows = idle_rows(&idle)?;
 
     let dirtier = RefCell::new(Dirtier::start(grown)?);
     let mut dirty = Interleaved::of(format!("{}, all dirty", shape.name));
     dirty.before_each(|| dirtier.borrow_mut().pass_through());
-    add_walks_and_readers(&mut dirty, bench, shape, grown, &agent, &files)?;
+    add_walks(&mut dirty, bench, shape, grown, &agent)?;
+    add_reader(&mut dirty, PREAD_KEPT, files.kept_cgroups()?, || files.pread_kept());
+    add_reader(&mut dirty, OPEN_READ_CLOSE, shape.cgroups(), || files.open_read_close(1));
     rows.extend(dirty_rows(&dirty.run(bench, dirty_rounds)?)?);
     Ok(rows)
 }
 
-fn add_walks_and_readers<'a>(
+/// A walk for the cpu group by either engine.
+fn add_walks<'a>(
     to: &mut Interleaved<'a>,
     bench: &'a Bench,
     shape: &Shape,
     grown: &Grown,
     agent: &Daemon,
-    files: &'a CgroupFiles,
 ) -> Result<()> {
-    for engine in [WalkEngine::Unlocked, WalkEngine::Locked] {
+    for (name, engine) in [("unlocked walk", WalkEngine::Unlocked), ("locked walk", WalkEngine::Locked)] {
         let client = bench.block_on(async { agent.agent() })?;
         let client = Client::new(client, grown.tree.path(""), shape.cgroups(), engine, &[CPU]);
-        add_walk(to, bench, engine_name(engine), client, shape.cgroups());
-    }
-    type Reader = fn(&CgroupFiles) -> Result<Found>;
-    let readers: [(&str, Reader, u32); 3] = [
-        (PREAD_KEPT, CgroupFiles::pread_kept, files.kept_cgroups()?),
-        (OPEN_READ_CLOSE, |files| files.open_read_close(1), shape.cgroups()),
-        (READDIR_WALK, CgroupFiles::readdir_walk, shape.cgroups()),
-    ];
-    for (name, reader, cgroups) in readers {
-        to.add(name, PER_CGROUP, move || {
-            let (found, took) = timed(|| reader(files));
-            let found = found?;
-            ensure!(found.files == cgroups, "{name} found {found:?}, not {cgroups} files");
-            Ok(per_cgroup_ns(took, cgroups))
-        });
+        add_walk(to, bench, name, client, shape.cgroups());
     }
     Ok(())
 }
 
-fn engine_name(engine: WalkEngine) -> &'static str {
-    if engine == WalkEngine::Locked { "locked walk" } else { "unlocked walk" }
+/// A reader of one file of each of so many cgroups.
+fn add_reader<'a>(
+    to: &mut Interleaved<'a>,
+    name: &'static str,
+    cgroups: u32,
+    read: impl Fn() -> Result<Found> + 'a,
+) {
+    to.add(name, PER_CGROUP, move || {
+        let (found, took) = timed(&read);
+        let found = found?;
+        ensure!(found.files == cgroups, "{name} found {found:?}, not {cgroups} files");
+        Ok(per_cgroup_ns(took, cgroups))
+    });
 }
 
 /// Adds what a walk tells of itself, and what its client sees.
@@ -145,7 +140,7 @@ fn add_walk<'a>(to: &mut Interleaved<'a>, bench: &'a Bench, name: &str, mut clie
     });
 }
 
-fn per_cgroup_ns(took: Duration, cgroups: u32) -> f64 {
+pub(super) fn per_cgroup_ns(took: Duration, cgroups: u32) -> f64 {
     took.as_secs_f64() * 1e9 / f64::from(cgroups)
 }
 
@@ -177,6 +172,5 @@ fn dirty_rows(figures: &Figures) -> Result<Vec<Row>> {
         get("unlocked walk")?.row(),
         pread_kept.row(),
         get(OPEN_READ_CLOSE)?.row(),
-        get(READDIR_WALK)?.row(),
     ])
 }
