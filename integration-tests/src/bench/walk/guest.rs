@@ -26,7 +26,7 @@ const NOOP_REACH: f64 = 6.0;
 const PREAD_REACH: f64 = 1.0 / 4.0;
 
 const SHAPE: Shape =
-    Shape { name: "5000 flat, every controller", below_top: 5_000, is_chain: false, rounds: 7 };
+    Shape { name: "5000 flat, every controller", below_top: 5_000, is_chain: false, rounds: 15 };
 /// The readers read this many of them, evenly spread: a file that is kept open and was read keeps 4 KiB
 /// of the kernel's memory.
 const READ_CGROUPS: usize = 500;
