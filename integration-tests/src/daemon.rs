@@ -82,10 +82,12 @@ impl Start {
             .flag("--log", "debug,h2=info,hyper=info,tower=info"))
     }
 
-    /// Adds a flag.
+    /// Sets a flag, also one that was set before.
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
-        self.flags.push(format!("{name}={value}"));
+        let prefix = format!("{name}=");
+        self.flags.retain(|flag| !flag.starts_with(&prefix));
+        self.flags.push(prefix + value);
         self
     }
 

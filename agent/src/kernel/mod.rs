@@ -8,7 +8,9 @@ mod error;
 mod facts;
 mod kallsyms;
 mod kfunc;
+mod loaded;
 mod mapped;
+mod noop;
 mod programs;
 mod session;
 mod sys;
@@ -16,6 +18,8 @@ mod walks;
 
 pub use error::{AttachError, KernelError, LoadError};
 pub use facts::Facts;
+pub use loaded::loaded_programs;
+pub use noop::{Noop, NoopWalk};
 pub use programs::Bounds;
 pub use session::Start;
 pub use walks::{Cursor, Drained, Flushed, Kernel, Name, StopWhen, WalkRequest};

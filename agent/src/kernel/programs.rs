@@ -178,7 +178,7 @@ fn without_log(cause: &str) -> String {
 }
 
 /// An error and all of its causes.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
