@@ -30,7 +30,7 @@ fn group_of(metric: Metric) -> &'static str {
 
 /// Whether anything of the group was measured.
 fn has_group(sample: &CgroupSample, group: &str) -> bool {
-    let of_group = Metric::ALL.into_iter().filter(|metric| group_of(*metric) == group);
+    let of_group = Metric::ALL.iter().copied().filter(|metric| group_of(*metric) == group);
     of_group.into_iter().any(|metric| sample.metric(metric).is_some())
 }
 

@@ -37,7 +37,7 @@ const ALL_GROUPS: &str = "all groups";
 fn files_of_catalogue() -> Vec<&'static str> {
     let mut files: Vec<&str> = Vec::new();
     for metric in Metric::ALL {
-        let file = metric.info().kernel_file.split(' ').next().unwrap_or_default();
+        let file = metric.info().v2.file;
         if !files.contains(&file) {
             files.push(file);
         }
