@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process,
+    process, slice,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -26,7 +26,7 @@ impl Dirtier {
     /// Starts it for a tree, and sees that each of the cgroups really gets CPU time.
     pub(super) fn start(grown: &Grown) -> Result<Self> {
         let top = grown.tree.directory("").display().to_string();
-        let mut dirtier = Self(Worker::start(NAME, &[], &[top.clone()])?);
+        let mut dirtier = Self(Worker::start(NAME, &[], slice::from_ref(&top))?);
         let cpu_stats = CgroupFiles::of(top.into(), &grown.directories, &[CPU_STAT])?;
         let before = cpu_stats.first_numbers()?;
         dirtier.pass_through()?;

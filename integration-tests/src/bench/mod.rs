@@ -142,7 +142,9 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
         Some(Job::Run { scenario, run, rows_to_stdout }) => judge(scenario, run, rows_to_stdout),
         Some(Job::NameGuestParts) => {
             let named = SCENARIOS.iter().filter(|scenario| scenario.guest_part.is_some());
-            named.for_each(|scenario| println!("{}", scenario.name));
+            for scenario in named {
+                println!("{}", scenario.name);
+            }
             ExitCode::SUCCESS
         }
         Some(Job::Work { arguments }) => match worker::become_one(&arguments) {
@@ -206,7 +208,9 @@ fn perform(name: &str, run: Run, rows_to_stdout: bool) -> Result<Vec<Row>> {
     let rows = run(&Bench::new()?)?;
     println!("\n{}", figure::table(&rows));
     if rows_to_stdout {
-        rows.iter().for_each(|row| println!("{ROW_PREFIX}{}", row.to_json()));
+        for row in &rows {
+            println!("{ROW_PREFIX}{}", row.to_json());
+        }
     } else {
         println!("\nwritten to {}", write(name, &machine, &rows)?.display());
     }

@@ -34,8 +34,10 @@ pub(super) fn add_noop(to: &mut Interleaved<'_>, shape: &Shape, grown: &Grown) -
     Ok(())
 }
 
+type Walked = Result<NoopWalk, KernelError>;
+
 /// The thread ends when nobody can ask it any more.
-fn start(mut noop: Noop, top: File) -> Result<(Sender<()>, Receiver<Result<NoopWalk, KernelError>>)> {
+fn start(mut noop: Noop, top: File) -> Result<(Sender<()>, Receiver<Walked>)> {
     let (requests, asked) = channel::<()>();
     let (answer, answers) = channel();
     let walk = move || {

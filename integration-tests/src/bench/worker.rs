@@ -16,9 +16,11 @@ use super::{dirtier, probe};
 /// The argument before a worker's name.
 pub(super) const FLAG: &str = "--worker";
 
+/// A worker's main, with the arguments behind its name.
+type Work = fn(&[String]) -> Result<()>;
+
 /// What this program becomes with that argument.
-const KINDS: [(&str, fn(&[String]) -> Result<()>); 2] =
-    [(dirtier::NAME, dirtier::work), (probe::NAME, probe::work)];
+const KINDS: [(&str, Work); 2] = [(dirtier::NAME, dirtier::work), (probe::NAME, probe::work)];
 
 /// A running worker, which ends when it is dropped.
 #[derive(Debug)]
