@@ -48,6 +48,7 @@ impl Prepared {
         let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure))?;
         let bounds = Bounds {
             records_max: config.slice_rows_max,
+            locked_visits_max: config.locked_rows_max,
             names_max: config.slice_names_max,
             slice_max: config.slice_time_max.get(),
         };

@@ -19,7 +19,7 @@ struct {
 	__type(value, struct cg_record);
 } records SEC(".maps");
 
-/* An unlocked walk ends its slice when it is full; a locked one sends no names. */
+/* A walk ends its slice, or its session, when it is full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

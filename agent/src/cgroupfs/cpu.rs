@@ -15,10 +15,10 @@ pub struct CpuUsage {
     pub system_usec: Option<u64>,
 }
 
-/// Reads the CPU time of the cgroup with this path; `None` if its hierarchy does not account for it
-/// or the cgroup is gone.
+/// Reads the CPU time of the cgroup with this path; `None` if its hierarchy does not account for it,
+/// or the cgroup is gone or above what is mounted.
 pub fn read_cpu(hierarchy: &Hierarchy, path: &[u8]) -> Option<CpuUsage> {
-    let directory = hierarchy.directory(path);
+    let directory = hierarchy.directory(path)?;
     if hierarchy.is_v2() {
         let text = fs::read_to_string(directory.join("cpu.stat")).ok()?;
         return Some(parse_cpu_stat(&text));

@@ -3,8 +3,10 @@
 //!
 //! Must not know BPF, requests or messages.
 
+mod children;
 mod cpu;
 mod hierarchy;
 
+pub use children::{Child, children, open_child};
 pub use cpu::{CpuUsage, read_cpu};
 pub use hierarchy::{Hierarchies, Hierarchy, HierarchyError, LocateError, Located};

@@ -15,4 +15,4 @@ mod walks;
 pub use error::{AttachError, KernelError, LoadError};
 pub use programs::Bounds;
 pub use session::Start;
-pub use walks::{Cursor, Drained, Flushed, Kernel, Name, WalkRequest};
+pub use walks::{Cursor, Drained, Flushed, Kernel, Name, Place, WalkRequest};

@@ -94,7 +94,6 @@ impl Engine {
         let limited_by_us = end == WalkEnd::Limit && (spec.limit == 0 || spec.limit > self.rows_max);
         let (end, truncated_by) = match end {
             WalkEnd::Limit if limited_by_us => (WalkEnd::Truncated, "walk_rows_max"),
-            WalkEnd::Truncated => (end, "slice_rows_max"),
             end => (end, ""),
         };
         let samples = records.iter().filter_map(|record| self.sample(record, spec)).collect();
@@ -136,9 +135,13 @@ impl Engine {
         self.recorder.tidy();
     }
 
-    fn find(&self, field: &'static str, target: &Target) -> Result<Found, WalkError> {
+    fn find(&mut self, field: &'static str, target: &Target) -> Result<Found, WalkError> {
         match target {
-            Target::Id(id) => Ok(Found::ById(*id)),
+            Target::Id(id) if self.recorder.takes_ids => Ok(Found::ById(*id)),
+            Target::Id(id) => match self.recorder.locate_id(*id)? {
+                Some(located) => Ok(Found::ByPath(located)),
+                None => Err(WalkError::NoSuchCgroup { field, target: target.to_text() }),
+            },
             Target::Path { hierarchy, path } => match self.hierarchies.locate(hierarchy, path) {
                 Ok(located) => Ok(Found::ByPath(located)),
                 Err(LocateError::NoSuchCgroup(_)) => {

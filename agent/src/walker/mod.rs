@@ -4,9 +4,11 @@
 
 mod decode;
 mod engine;
+mod locked;
 mod recorder;
 mod request;
 mod tree;
+mod unlocked;
 
 use std::{io, thread};
 
