@@ -84,9 +84,6 @@ static __always_inline bool visit(struct cg_walk *w, struct slice *slice,
 	    ((slice->visits & (VISITS_PER_LOOK - 1)) ||
 	     bpf_ktime_get_ns() - slice->started_ns < w->slice_ns_max))
 		return false;
-	w->cursor_id = READ(probed, cgrp, kn, id);
-	w->cursor_parent_id = slice->place.parent_id;
-	w->cursor_serial = READ(probed, css, serial_nr);
 	w->cursor_at = slice->at;
 	w->end = CG_END_SLICE;
 	return true;
@@ -302,6 +299,31 @@ static __always_inline void begin_slice(struct cg_walk *w, struct slice *slice)
 		slice->at = CG_AT_LEAVE;
 }
 
+/*
+ * Tells where the slice ended: its cgroup, and those above, at which the walk
+ * goes on should it be removed meanwhile.
+ */
+static __always_inline void end_slice(struct cg_walk *w,
+				      const struct slice *slice)
+{
+	__u32 level = slice->place.level, top = w->start_level, place;
+	struct cgroup_subsys_state *css = (void *)slice->css;
+
+	if (w->order == CG_ORDER_ANCESTORS_UP)
+		top = 0;
+	w->cursor_places = level - top + 1;
+	for (place = 0; place < CG_PLACES_MAX; place++) {
+		if (place > level - top)
+			break;
+		w->cursor[place].id = 0;
+		if (BPF_CORE_READ(css, flags) & CSS_ONLINE)
+			w->cursor[place].id =
+				BPF_CORE_READ(css, cgroup, kn, id);
+		w->cursor[place].serial = BPF_CORE_READ(css, serial_nr);
+		css = BPF_CORE_READ(css, parent);
+	}
+}
+
 static __always_inline int walk_slice(struct bpf_iter__cgroup *ctx, bool probed)
 {
 	struct cgroup *cgrp = ctx->cgroup;
@@ -325,6 +347,8 @@ static __always_inline int walk_slice(struct bpf_iter__cgroup *ctx, bool probed)
 		bpf_loop(STEPS_MAX, step_probed, NULL, 0);
 	else
 		bpf_loop(STEPS_MAX, step_typed, NULL, 0);
+	if (w->end == CG_END_SLICE)
+		end_slice(w, slice);
 	w->walk_ns = bpf_ktime_get_ns() - slice->started_ns;
 	return 0;
 }

@@ -22,4 +22,4 @@ pub use loaded::loaded_programs;
 pub use noop::{Noop, NoopWalk};
 pub use programs::Bounds;
 pub use session::Start;
-pub use walks::{Cursor, Drained, Flushed, Kernel, Name, StopWhen, WalkRequest};
+pub use walks::{Cursor, Drained, Flushed, Kernel, Name, Place, StopWhen, WalkRequest};

@@ -15,8 +15,10 @@ use super::{LoadError, kfunc, mapped::MappedArray};
 /// How large the maps are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// The most rows of one walk.
+    /// The most records of one slice.
     pub records_max: u32,
+    /// The most cgroups that one session of the locked engine visits on its way downward.
+    pub locked_visits_max: u32,
     /// The most names of one slice.
     pub names_max: u32,
     /// The longest that an unlocked walk keeps its CPU without a point to reschedule.

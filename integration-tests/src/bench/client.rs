@@ -112,6 +112,6 @@ mod tests {
     fn every_metric_is_of_one_of_the_groups() {
         let groups = groups();
         assert!(groups.contains(&CPU));
-        assert!(Metric::ALL.into_iter().all(|metric| groups.contains(&group_of(metric))));
+        assert!(Metric::ALL.iter().all(|metric| groups.contains(&group_of(*metric))));
     }
 }
