@@ -256,8 +256,8 @@ static __always_inline long step(bool probed)
 		return step_seek(w, slice, probed);
 	if (comes_to_visit(w, slice) && visit(w, slice, probed))
 		return 1;
-	return is_upward(w) ? step_up(w, slice, probed) :
-			      step_down(w, slice, probed);
+	return is_upward(w) ? step_up(w, slice, probed)
+			    : step_down(w, slice, probed);
 }
 
 static long step_typed(__u32 index, void *none)
