@@ -62,11 +62,11 @@ impl Cgroup {
 
     /// The cgroup at a path that exists; `None` if it was removed meanwhile.
     fn at(hierarchy: &Hierarchy, path: &[u8]) -> Option<Self> {
-        let id_of = |path: &[u8]| Some(fs::metadata(hierarchy.directory(path)).ok()?.ino());
+        let id_of = |path: &[u8]| Some(fs::metadata(hierarchy.directory(path)?).ok()?.ino());
         let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
         let level = u32::try_from(names.count()).unwrap_or(u32::MAX);
         let parent_id = if level == 0 { 0 } else { id_of(parent_of(path))? };
-        let (path, directory) = (path.to_vec(), hierarchy.directory(path));
+        let (path, directory) = (path.to_vec(), hierarchy.directory(path)?);
         Some(Self { id: id_of(&path)?, path, directory, parent_id, level })
     }
 }
