@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
+    io::Read as _,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -73,15 +74,25 @@ fn copy_of_perl(directory: &Path, name: &str) -> Result<PathBuf> {
     let perl = std::env::split_paths(&directories).map(|directory| directory.join("perl"));
     let perl = perl.into_iter().find(|perl| perl.exists()).context("find perl")?;
     // Page cache is of the cgroup that filled it, so this is not copied in the kernel from cache to cache.
-    fs::write(&path, fs::read(perl)?)?;
+    let (mut from, to) = (File::open(perl)?, open(&path)?);
+    let mut block = vec![0; MIB / 4];
+    let mut at = 0;
+    loop {
+        let length = from.read(&mut block)?;
+        if length == 0 {
+            break;
+        }
+        to.write_all_at(&block[..length], at)?;
+        at += length as u64;
+    }
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    File::open(&path)?.sync_all()?;
+    to.sync_all()?;
     Ok(path)
 }
 
 pub(super) fn refault(place: &Place) -> Result<Round> {
-    const SIZE: usize = 12 * MIB;
-    const STEP: usize = 3 * MIB;
+    const SIZE: usize = 16 * MIB;
+    const STEP: usize = 2 * MIB;
     let file = open(&path_in(&place.disk, "read"))?;
     for at in (0..SIZE).step_by(STEP) {
         file.write_all_at(&vec![7; STEP], at as u64)?;
@@ -92,7 +103,7 @@ pub(super) fn refault(place: &Place) -> Result<Round> {
     Ok(Box::new(move || {
         file.read_exact_at(&mut vec![0; STEP], at as u64)?;
         at = (at + STEP) % SIZE;
-        if at == 0 {
+        if at % (SIZE / 2) == 0 {
             ensure!(Command::new(&program).args(["-e", "1"]).status()?.success(), "perl failed");
         }
         Ok(())

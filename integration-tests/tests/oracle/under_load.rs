@@ -178,17 +178,19 @@ impl<'a> Oracle<'a> {
     }
 }
 
-/// What cannot be anything but zero on this host, and why. Nothing in a guest, which has every controller on
-/// cgroup v2, and swap.
+/// What cannot be anything but zero on this host, and why.
 fn zero_here() -> &'static [(Metric, &'static str)] {
-    let has_swap = std::fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1);
-    if has_swap {
-        return &[];
+    let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+    let has_swap = read("/proc/swaps").lines().count() > 1;
+    let is_6_18 = read("/proc/sys/kernel/osrelease").starts_with("6.18.");
+    match (has_swap, is_6_18) {
+        (true, true) => &[(Metric::MemoryStatPagetables, "6.18's own memory.stat shows 0 of every cgroup")],
+        (true, false) => &[],
+        (false, _) => &[
+            (Metric::MemoryStatSwapcached, "there is no swap"),
+            (Metric::MemoryStatWorkingsetRefaultAnon, "there is no swap"),
+        ],
     }
-    &[
-        (Metric::MemoryStatSwapcached, "there is no swap"),
-        (Metric::MemoryStatWorkingsetRefaultAnon, "there is no swap"),
-    ]
 }
 
 /// Why the devices of a row do not agree with io.stat.

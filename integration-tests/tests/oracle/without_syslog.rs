@@ -33,8 +33,10 @@ async fn compare_agents(forest: &Forest) -> Result<()> {
     let (told, found) = (places(&privileged).await?, places(&calibrated).await?);
     println!("memory.stat: {} keys with kallsyms, {} without it", told.len(), found.len());
     let kallsyms = Kallsyms::read()?;
-    for (who, places, sees_symbols) in [("privileged", &told, true), ("calibrated", &found, false)] {
-        ensure!(!places.is_empty(), "the {who} agent knows no place");
+    for (who, agent, places, sees_symbols) in
+        [("privileged", &privileged, &told, true), ("calibrated", &calibrated, &found, false)]
+    {
+        ensure!(!places.is_empty(), "the {who} agent knows no place:\n{}", agent.log());
         for (metric, reason) in places {
             let expect = kallsyms.expect(*metric, sees_symbols);
             ensure!(reason.contains(expect), "{who}, {}: {reason:?} is not {expect:?}", metric.name());
