@@ -105,6 +105,13 @@ impl Start {
         self.listening_on(address)
     }
 
+    /// Starts it by this command, to which its own is appended.
+    #[must_use]
+    pub fn under(mut self, command: &[&str]) -> Self {
+        self.prefix.extend(command.iter().map(|&word| word.to_owned()));
+        self
+    }
+
     /// Starts in these cgroups, one a hierarchy, and in a cgroup namespace whose roots they are.
     #[must_use]
     pub fn in_cgroup_namespace(self, cgroups: &[PathBuf]) -> Self {
