@@ -7,6 +7,7 @@ pub mod bench;
 pub mod cgroups;
 pub mod cli;
 pub mod daemon;
+pub mod effort;
 pub mod fleet;
 pub mod network;
 pub mod privileges;

@@ -2,6 +2,7 @@
 //!
 //! It must depend on no other crate of the workspace, and start from nothing but Rust and apt.
 
+mod bench;
 mod checkout;
 mod command;
 mod demo;
@@ -11,10 +12,7 @@ mod phases;
 mod tidy;
 mod vm;
 
-use std::{
-    env,
-    process::{Command, ExitCode},
-};
+use std::{env, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -97,7 +95,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Lint => lint::lint(&checkout),
         Task::Tidy => tidy::tidy(&checkout),
         Task::ProtoLanded => lint::proto_landed(&checkout),
-        Task::Bench { args } => bench(&checkout, &args),
+        Task::Bench { args } => bench::bench(&checkout, &args),
         Task::Burn { parent } => {
             burn::burn(parent);
             Ok(())
@@ -131,16 +129,4 @@ fn vm(checkout: &Checkout, guests: &Guests) -> Result<()> {
     phases.run("install", || install(checkout, &[Job::Build, Job::Vm]))?;
     let programs = phases.run("build", build_for_tests)?;
     phases.run("guests", || guests.run(checkout, &programs))
-}
-
-/// The scenarios, their baselines and their figures belong to integration-tests.
-fn bench(checkout: &Checkout, args: &[String]) -> Result<()> {
-    let mut phases = Phases::start("bench");
-    phases.run("install", || install(checkout, &[Job::Build, Job::Demo]))?;
-    let mut build = cargo();
-    build.args(["build", "--release", "--bins", "--package", "integration-tests"]);
-    build.args(checkout::DAEMONS_AND_CLIENT.iter().flat_map(|package| ["--package", package]));
-    phases.run("build", || command::run(&mut build))?;
-    let program = checkout.target.join("release/bench");
-    phases.run("bench", || command::run(Command::new(&program).args(args)))
 }

@@ -109,6 +109,13 @@ pub(super) const NEEDS: &[Need] = &[
         packages: Packages::Apt(&[&["busybox-static"], &["busybox"]]),
     },
     Need {
+        what: "setpriv, unshare and mount",
+        why: "start the guests, and in them agents that may do and see less",
+        jobs: &[Job::Vm],
+        present: |_| ["setpriv", "unshare", "mount"].iter().all(|program| on_path(program)),
+        packages: Packages::Apt(&[&["util-linux", "mount"]]),
+    },
+    Need {
         what: "strip",
         why: "makes the programs fit a guest's memory",
         jobs: &[Job::Vm],

@@ -37,9 +37,13 @@ fn collect(root: &Path, dir: &str, files: &mut Vec<(String, String)>) -> Result<
         let name = entry.file_name().to_string_lossy().into_owned();
         let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
         let kind = entry.file_type()?;
-        if kind.is_dir() && !["target", ".git", "node_modules"].contains(&name.as_str()) {
+        // Of a linked worktree .git is a file.
+        if ["target", ".git", "node_modules", "Cargo.lock"].contains(&name.as_str()) {
+            continue;
+        }
+        if kind.is_dir() {
             collect(root, &path, files)?;
-        } else if kind.is_file() && name != "Cargo.lock" {
+        } else if kind.is_file() {
             let bytes = fs::read(entry.path()).with_context(|| format!("read {path}"))?;
             // What is not UTF-8 is no text: images, the landed protos.
             files.extend(String::from_utf8(bytes).ok().map(|text| (path, text)));

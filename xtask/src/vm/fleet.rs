@@ -5,20 +5,21 @@ use std::{net::Ipv4Addr, path::Path, thread};
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    initramfs,
+    Programs,
+    initramfs::{self, Job},
     kernels::Kernel,
     machine,
     qemu::{self, AGENT_PORT, OUTER_HOST},
-    read_log, tail,
+    tail,
 };
-use crate::command;
 
 /// Ends a guest that somebody left behind.
 const SECONDS_MAX: u32 = 24 * 60 * 60;
 
 /// Runs an agent in every kernel until Ctrl-C, which reaches the guests too.
-pub(super) fn join(kernels: &[Kernel], directory: &Path, common: &[u8], server: &str) -> Result<()> {
+pub(super) fn join(kernels: &[Kernel], directory: &Path, programs: &Programs, server: &str) -> Result<()> {
     let server_port = loopback_port(server).context("--join takes http://127.0.0.1:PORT")?;
+    let common = &initramfs::common(Job::Agent, programs)?;
     thread::scope(|scope| {
         for kernel in kernels {
             scope.spawn(move || match join_one(kernel, directory, common, server_port) {
@@ -41,7 +42,6 @@ fn join_one(kernel: &Kernel, directory: &Path, common: &[u8], server_port: u16) 
         format!("--advertise-address={}:{port}", Ipv4Addr::LOCALHOST),
     ];
     let machine = machine(kernel, directory, SECONDS_MAX, Some(port));
-    let mut qemu = machine.command(&[common, &initramfs::for_agent(kernel, &flags)?])?;
     println!(
         "{}: will join as {}, its agent at {}:{port}, its log in {}",
         kernel.release,
@@ -49,8 +49,8 @@ fn join_one(kernel: &Kernel, directory: &Path, common: &[u8], server_port: u16) 
         Ipv4Addr::LOCALHOST,
         machine.output().display()
     );
-    qemu.status().with_context(|| command::cannot_start(&qemu))?;
-    Ok(tail(&read_log(&machine.output())?))
+    let ended = machine.run(&[common, &initramfs::own(kernel, &flags)?])?;
+    Ok(tail(&ended.output))
 }
 
 fn loopback_port(url: &str) -> Option<u16> {

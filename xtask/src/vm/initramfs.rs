@@ -1,11 +1,6 @@
 //! What a guest finds in its first and only filesystem.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
 
@@ -16,19 +11,29 @@ use super::{
 };
 use crate::command;
 
-/// The test executables of integration-tests that are meant for guests.
+/// The test executables of integration-tests that are meant for guests. One without libtest's harness
+/// takes libtest's arguments all the same, and ends with libtest's line: `test result: ok. 2 passed; 0 failed`.
 const TESTS: [&str; 3] = ["walk", "v1", "privileges"];
 
 /// The programs beside them.
 const PRODUCTS: [&str; 2] = ["cgfleet-agent", "cgctl"];
 
-/// The network card's driver, each module after those it needs. Kernels have some of them built in.
-const NETWORK_MODULES: [&str; 8] = [
+/// The benchmarks of integration-tests.
+const BENCH: &str = "bench";
+
+/// The host's programs that are in guests too, below /usr/bin: with them a test changes what an agent may
+/// do and see. Busybox has namesakes that know less, and a shell that prefers them.
+const TOOLS: [&str; 4] = ["sh", "setpriv", "unshare", "mount"];
+
+/// The drivers of the disks and of the network card, each after those it needs. Kernels have some of them
+/// built in.
+const MODULES: [&str; 9] = [
     "virtio_ring",
     "virtio",
     "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev",
     "virtio_pci",
+    "virtio_blk",
     "failover",
     "net_failover",
     "virtio_net",
@@ -37,8 +42,48 @@ const NETWORK_MODULES: [&str; 8] = [
 /// Where integration_tests::daemon looks: a test in deps/, the daemons beside that directory.
 const DIRECTORY: &str = "/cgfleet";
 
-/// What all guests have: the first process, a shell, the programs and their libraries.
-pub(super) fn common(programs: &Programs) -> Result<Vec<u8>> {
+/// What a guest is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Job {
+    /// Run every test executable.
+    Tests,
+    /// Be a host with an agent that other machines reach.
+    Agent,
+    /// Run the benchmark program.
+    Bench,
+}
+
+impl Job {
+    /// What init.sh calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tests => "tests",
+            Self::Agent => "agent",
+            Self::Bench => "bench",
+        }
+    }
+
+    /// The programs that it needs, and where they go.
+    fn programs(self, built: &Programs) -> Result<Vec<(String, &Path)>> {
+        let mut programs = Vec::new();
+        let mut add = |below: &str, names: &[&str], built| {
+            for name in names {
+                programs.push((format!("{DIRECTORY}/{below}{name}"), programs::find(built, name)?));
+            }
+            anyhow::Ok(())
+        };
+        add("", &PRODUCTS, &built.products)?;
+        match self {
+            Self::Tests => add("deps/", &TESTS, &built.tests)?,
+            Self::Agent => {}
+            Self::Bench => add("", &[BENCH], &built.products)?,
+        }
+        Ok(programs)
+    }
+}
+
+/// What all guests with this job have: the first process, shells, the programs and their libraries.
+pub(super) fn common(job: Job, built: &Programs) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["/dev", "/proc", "/sys", "/tmp", "/run"] {
         archive.directory(directory);
@@ -48,19 +93,18 @@ pub(super) fn common(programs: &Programs) -> Result<Vec<u8>> {
     archive.file("/etc/passwd", false, accounts.as_bytes());
     archive.file("/etc/group", false, b"root:x:0:\nnogroup:x:65534:\n");
     archive.file("/etc/hosts", false, b"127.0.0.1 localhost\n");
+    archive.file(&format!("{DIRECTORY}/job"), false, job.name().as_bytes());
 
-    let busybox = command::capture(Command::new("which").arg("busybox")).context("find busybox")?;
-    let busybox = Path::new(busybox.trim());
-    archive.file("/bin/busybox", true, &read(busybox)?);
-    let mut libraries: BTreeSet<PathBuf> = programs::libraries(busybox)?.into_iter().collect();
-    for (below, names, built) in
-        [("deps/", &TESTS[..], &programs.tests), ("", &PRODUCTS[..], &programs.products)]
-    {
-        for name in names {
-            let file = programs::find(built, name)?;
-            archive.file(&format!("{DIRECTORY}/{below}{name}"), true, &without_debug_info(file)?);
-            libraries.extend(programs::libraries(file)?);
-        }
+    let mut libraries = BTreeSet::new();
+    let tools = TOOLS.map(|name| (format!("/usr/bin/{name}"), name));
+    for (path, name) in tools.into_iter().chain([("/bin/busybox".to_owned(), "busybox")]) {
+        let file = programs::of_host(name)?;
+        archive.file(&path, true, &read(&file)?);
+        libraries.extend(programs::libraries(&file)?);
+    }
+    for (path, file) in job.programs(built)? {
+        archive.file(&path, true, &without_debug_info(file)?);
+        libraries.extend(programs::libraries(file)?);
     }
     for library in libraries {
         let path = library.to_str().context("a library whose path is not UTF-8")?;
@@ -69,18 +113,13 @@ pub(super) fn common(programs: &Programs) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// What makes a guest run the tests.
-pub(super) fn for_tests(kernel: &Kernel, arguments: &[String]) -> Vec<u8> {
+/// What the guest with this kernel has beside that: its drivers, its name, and what its job is given.
+pub(super) fn own(kernel: &Kernel, arguments: &[String]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    own(&mut archive, kernel, arguments);
-    archive.finish()
-}
-
-/// What makes a guest run the agent, with a network.
-pub(super) fn for_agent(kernel: &Kernel, flags: &[String]) -> Result<Vec<u8>> {
-    let mut archive = Archive::default();
-    own(&mut archive, kernel, flags);
-    for (position, name) in NETWORK_MODULES.iter().enumerate() {
+    archive.file("/etc/hostname", false, hostname(kernel).as_bytes());
+    let lines: Vec<u8> = arguments.iter().flat_map(|argument| argument.bytes().chain(*b"\n")).collect();
+    archive.file(&format!("{DIRECTORY}/arguments"), false, &lines);
+    for (position, name) in MODULES.iter().enumerate() {
         if let Some(file) = kernel.module(name) {
             archive.file(&format!("/modules/{position}-{name}.ko"), false, &unpacked(&file)?);
         }
@@ -91,12 +130,6 @@ pub(super) fn for_agent(kernel: &Kernel, flags: &[String]) -> Result<Vec<u8>> {
 /// The name by which a guest calls itself.
 pub(super) fn hostname(kernel: &Kernel) -> String {
     format!("linux-{}", kernel.series.name())
-}
-
-fn own(archive: &mut Archive, kernel: &Kernel, arguments: &[String]) {
-    archive.file("/etc/hostname", false, hostname(kernel).as_bytes());
-    let lines: Vec<u8> = arguments.iter().flat_map(|argument| argument.bytes().chain(*b"\n")).collect();
-    archive.file(&format!("{DIRECTORY}/arguments"), false, &lines);
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {

@@ -3,7 +3,9 @@
 //! It must not know what the tests test; integration-tests does.
 
 mod apt;
+mod bench;
 mod cpio;
+mod disks;
 mod fleet;
 mod initramfs;
 mod kernels;
@@ -12,27 +14,35 @@ mod qemu;
 mod report;
 mod sources;
 
-use std::{fs, path::Path, sync::Mutex, thread};
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+    thread,
+};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum as _};
 
-pub(crate) use self::programs::Programs;
+pub(crate) use self::{
+    bench::{GuestPart, measure},
+    programs::Programs,
+};
 use self::{
+    initramfs::Job,
     kernels::{Kernel, Series},
-    qemu::Machine,
+    qemu::{Ended, Machine},
     report::Report,
 };
-use crate::{
-    checkout::Checkout,
-    command::{self, CommandFailed},
-};
+use crate::checkout::Checkout;
 
 /// As many guests run at a time: each has two CPUs and keeps one busy.
 const GUESTS_AT_A_TIME: usize = 2;
 
-/// Ends a guest that hangs. The tests take three minutes on a busy machine.
-const TESTS_SECONDS_MAX: u32 = 600;
+/// More than the tests need, and little enough that reclaim is soon had.
+const MEMORY_MIB: u32 = 1024;
+
+/// Ends a guest that hangs. The tests take a minute or two, and several times that on a busy machine.
+const TESTS_SECONDS_MAX: u32 = 900;
 
 /// How much of a failed guest's logs is shown.
 const TAIL_LINES: usize = 60;
@@ -62,17 +72,13 @@ impl Guests {
 
     /// Boots them with these programs inside.
     pub(crate) fn run(&self, checkout: &Checkout, programs: &Programs) -> Result<()> {
-        ensure!(
-            cfg!(target_arch = "x86_64"),
-            "guests have this machine's architecture, and only x86_64 is known"
-        );
-        let directory = checkout.target.join("vm");
+        ensure_known_architecture()?;
+        let directory = directory(checkout);
         let kernels = self.series().into_iter().map(|series| Kernel::obtain(series, &directory));
         let kernels = kernels.collect::<Result<Vec<_>>>()?;
-        let common = initramfs::common(programs)?;
         match &self.join {
-            Some(server) => fleet::join(&kernels, &directory, &common, server),
-            None => test(&kernels, &directory, &common, &self.arguments),
+            Some(server) => fleet::join(&kernels, &directory, programs, server),
+            None => test(&kernels, &directory, programs, &self.arguments),
         }
     }
 
@@ -83,13 +89,28 @@ impl Guests {
     }
 }
 
+/// Where kernels and guests are kept.
+fn directory(checkout: &Checkout) -> PathBuf {
+    checkout.target.join("vm")
+}
+
+fn ensure_known_architecture() -> Result<()> {
+    ensure!(
+        cfg!(target_arch = "x86_64"),
+        "guests have this machine's architecture, and only x86_64 is known"
+    );
+    Ok(())
+}
+
+/// The machine of a guest that is one of several, a kernel each.
 fn machine<'a>(kernel: &'a Kernel, directory: &Path, seconds_max: u32, port: Option<u16>) -> Machine<'a> {
     let directory = directory.join("guests").join(kernel.series.name());
-    Machine { image: &kernel.image, directory, seconds_max, port }
+    Machine { image: &kernel.image, directory, seconds_max, memory_mib: MEMORY_MIB, port }
 }
 
 /// Runs the tests in every kernel, also after one that failed, and names those that did.
-fn test(kernels: &[Kernel], directory: &Path, common: &[u8], arguments: &[String]) -> Result<()> {
+fn test(kernels: &[Kernel], directory: &Path, programs: &Programs, arguments: &[String]) -> Result<()> {
+    let common = initramfs::common(Job::Tests, programs)?;
     let waiting = Mutex::new(kernels.iter());
     let failed = Mutex::new(Vec::new());
     let next = || waiting.lock().ok().and_then(|mut kernels| kernels.next());
@@ -98,8 +119,10 @@ fn test(kernels: &[Kernel], directory: &Path, common: &[u8], arguments: &[String
             scope.spawn(|| {
                 while let Some(kernel) = next() {
                     let machine = machine(kernel, directory, TESTS_SECONDS_MAX, None);
-                    let own = initramfs::for_tests(kernel, arguments);
-                    if let Err(error) = test_in(&machine, &[common, &own]) {
+                    let own = initramfs::own(kernel, arguments);
+                    if let Err(error) =
+                        own.and_then(|own| test_in(&machine, &[&common, &own], !arguments.is_empty()))
+                    {
                         eprintln!("{}: {error:#}", kernel.release);
                         if let Ok(mut failed) = failed.lock() {
                             failed.push(kernel.series.name());
@@ -114,34 +137,30 @@ fn test(kernels: &[Kernel], directory: &Path, common: &[u8], arguments: &[String
     Ok(())
 }
 
-fn test_in(machine: &Machine, filesystem: &[&[u8]]) -> Result<()> {
-    let mut qemu = machine.command(filesystem)?;
-    let status = qemu.status().with_context(|| command::cannot_start(&qemu))?;
-    let (console, output) = (read_log(&machine.console())?, read_log(&machine.output())?);
-    let report = Report::read(&output);
+fn test_in(machine: &Machine, filesystem: &[&[u8]], are_chosen: bool) -> Result<()> {
+    let ended = machine.run(filesystem)?;
+    let report = Report::read(&ended.output);
     for test in &report.tests {
         println!("{:<32} {test}", report.release);
     }
-    let complaint = report.complaint().or_else(|| kernel_complaint(&console));
-    if let Some(complaint) = complaint {
-        let (output, console) = (tail(&output), tail(&console));
+    judge(machine, ended, report.complaint(are_chosen))
+}
+
+/// Fails a guest of which there is this complaint, whose kernel complained or whose qemu failed.
+fn judge(machine: &Machine, ended: Ended, complaint: Option<String>) -> Result<()> {
+    if let Some(complaint) = complaint.or_else(|| kernel_complaint(&ended.console)) {
+        let (output, console) = (tail(&ended.output), tail(&ended.console));
         let logs = machine.directory.display();
         bail!("{complaint}\n{output}\nthe kernel's last messages:\n{console}\nwhole logs: {logs}");
     }
-    ensure!(status.success(), CommandFailed::new(&qemu, status));
-    Ok(())
+    ended.failure.map_or(Ok(()), |failure| Err(failure.into()))
 }
 
-/// A splat of the kernel's fails a guest whose tests all passed.
+/// A splat of the kernel's fails a guest whose programs all succeeded.
 fn kernel_complaint(console: &str) -> Option<String> {
     let splats = ["WARNING: ", "BUG: ", "Oops", "Kernel panic"];
     let line = console.lines().find(|line| splats.iter().any(|splat| line.contains(splat)))?;
     Some(format!("the kernel complained: {line}"))
-}
-
-fn read_log(log: &Path) -> Result<String> {
-    let bytes = fs::read(log).with_context(|| format!("read {}", log.display()))?;
-    Ok(String::from_utf8_lossy(&bytes).replace('\r', ""))
 }
 
 fn tail(log: &str) -> String {

@@ -1,4 +1,4 @@
-//! What cargo built for the host's tests, and what those programs load: a guest gets the same bytes.
+//! What cargo built, what this machine has, and what those programs load: a guest gets the same bytes.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use crate::command;
 
 /// The programs of this workspace that guests start.
 pub(crate) struct Programs {
-    /// The programs that users start: name and file.
+    /// The programs that are no tests: name and file.
     pub(super) products: Vec<(String, PathBuf)>,
     /// The test executables of integration-tests: name and file.
     pub(super) tests: Vec<(String, PathBuf)>,
@@ -47,6 +47,12 @@ impl Programs {
 pub(super) fn find<'a>(programs: &'a [(String, PathBuf)], name: &str) -> Result<&'a Path> {
     let found = programs.iter().find(|(known, _)| known == name);
     found.map(|(_, file)| file.as_path()).with_context(|| format!("cargo built no {name}"))
+}
+
+/// The file of a program that this machine has installed.
+pub(super) fn of_host(name: &str) -> Result<PathBuf> {
+    let found = command::capture(Command::new("which").arg(name));
+    Ok(found.with_context(|| format!("find {name}"))?.trim().into())
 }
 
 /// The shared libraries that a program loads, with the loader itself; none if it is static.
