@@ -28,6 +28,10 @@ pub enum Shape {
     Stall(&'static str),
 }
 
+/// cgroup v1 has no `max`: what is unlimited shows the most whole pages below 2^63 bytes (mm/page_counter.c,
+/// PAGE_COUNTER_MAX), and a page has 64 KiB at most.
+const UNLIMITED_ON_V1: u64 = (1 << 63) - (64 << 10);
+
 impl KernelFile {
     pub(super) const fn in_units_of(self, divisor: u64) -> Self {
         Self { divisor, ..self }
@@ -66,7 +70,8 @@ impl KernelFile {
     }
 
     fn limit_in(&self, text: &str) -> Option<u64> {
-        if text == "max" { Some(Limit::Max.into()) } else { Some(text.parse::<u64>().ok()? / self.divisor) }
+        let number = if text == "max" { u64::MAX } else { text.parse().ok()? };
+        Some(if number >= UNLIMITED_ON_V1 { Limit::Max.into() } else { number / self.divisor })
     }
 }
 
@@ -87,6 +92,8 @@ mod tests {
         check(Shape::Value, 1, "4096\n", Some(4096));
         check(Shape::Value, 1000, "4096\n", Some(4));
         check(Shape::Value, 1, "max\n", Some(u64::MAX));
+        check(Shape::Value, 1, "9223372036854771712\n", Some(u64::MAX));
+        check(Shape::Value, 1, "9223372036854710271\n", Some(9_223_372_036_854_710_271));
         check(Shape::Value, 1, "\n", None);
         let stat = "usage_usec 30\nuser_usec 10\nnr_periods 0\n";
         check(Shape::Flat("user_usec"), 1, stat, Some(10));

@@ -13,7 +13,7 @@ use crate::command;
 
 /// The test executables of integration-tests that are meant for guests. One without libtest's harness
 /// takes libtest's arguments all the same, and ends with libtest's line: `test result: ok. 2 passed; 0 failed`.
-const TESTS: [&str; 3] = ["walk", "v1", "privileges"];
+const TESTS: [&str; 4] = ["walk", "v1", "privileges", "without_bpf"];
 
 /// The programs beside them.
 const PRODUCTS: [&str; 2] = ["cgfleet-agent", "cgctl"];
