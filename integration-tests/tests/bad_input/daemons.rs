@@ -36,7 +36,7 @@ const BAD_AGENTS: &[Row<'_>] = &[
     (
         "--slice-rows-max=0",
         CONFIGURATION,
-        &["slice_rows_max = 0", "allowed is 256 to 1000000", "--slice-rows-max=65536"],
+        &["slice_rows_max = 0", "allowed is 256 to 1000000", "--slice-rows-max=16384"],
     ),
     ("--slice-rows-max=many", CONFIGURATION, &["slice_rows_max = \"many\"", "allowed is a whole number"]),
     (
@@ -50,7 +50,7 @@ const BAD_AGENTS: &[Row<'_>] = &[
         &["sample_interval = 5", "with its unit", "--sample-interval=10s"],
     ),
     ("--log=a=b=c", CONFIGURATION, &["log = \"a=b=c\"", "allowed is a level (error, warn", "--log=info"]),
-    ("--bpf=maybe", CONFIGURATION, &["bpf = \"maybe\"", "auto, require or off"]),
+    ("--bpf=maybe", CONFIGURATION, &["bpf = \"maybe\"", "`auto`, `require`, `off`"]),
     (
         "--sample-fields=cpu,disk",
         CONFIGURATION,
