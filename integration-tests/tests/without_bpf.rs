@@ -394,8 +394,11 @@ async fn an_agent_that_must_have_bpf_ends_with_one_line() -> Result<()> {
     for lacking in Lacking::ALL {
         let directory = integration_tests::daemon::state_dir()?;
         let state_dir = format!("--state-dir={}", directory.path().join("state").display());
-        let mut agent = Shell::new("env");
-        agent.args(lacking.wrapper()).arg(integration_tests::daemon::binary("cgfleet-agent")?);
+        let binary = integration_tests::daemon::binary("cgfleet-agent")?.display().to_string();
+        let words: Vec<&str> = lacking.wrapper().iter().copied().chain([binary.as_str()]).collect();
+        let (program, arguments) = words.split_first().context("an empty command")?;
+        let mut agent = Shell::new(program);
+        agent.args(arguments);
         agent.args(["--bpf=require", "--listen-address=127.0.0.1:0", &state_dir]);
         if let Some(user) = lacking.user() {
             use std::os::unix::process::CommandExt as _;
