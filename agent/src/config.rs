@@ -75,14 +75,18 @@ pub struct AgentConfig {
     /// The longest that a walk keeps its CPU without a point to reschedule; 10us to 10ms.
     #[config(default = "200us")]
     pub slice_time_max: HumanDuration,
-    /// The most cgroups of one slice, and the most that the locked engine returns; 256 to 1000000.
-    /// Costs 1.4 KiB each, for all groups of metrics together.
+    /// The most cgroups of one slice; 256 to 1000000. Costs 1.4 KiB each, for all groups of metrics
+    /// together.
     #[config(default = 16384)]
     pub slice_rows_max: u32,
     /// The most names of new cgroups of one slice, and the deepest tree; 256 to 1000000. Costs 272 bytes
     /// each.
     #[config(default = 8192)]
     pub slice_names_max: u32,
+    /// The most cgroups that the locked engine visits in one hold of cgroup_mutex, and never more than
+    /// slice_rows_max; 256 to 1000000. A walk of more is done subtree by subtree.
+    #[config(default = 4096)]
+    pub locked_rows_max: u32,
     /// The most requests that wait for the walker; more are refused. 1 to 65536.
     #[config(default = 64)]
     pub walk_queue_max: u32,
@@ -106,6 +110,7 @@ impl Checked for AgentConfig {
         within("walk_rows_max", self.walk_rows_max, 1, WALK_ROWS_LIMIT)?;
         within("slice_rows_max", self.slice_rows_max, SLICE_ROWS_MIN, WALK_ROWS_LIMIT)?;
         within("slice_names_max", self.slice_names_max, SLICE_ROWS_MIN, WALK_ROWS_LIMIT)?;
+        within("locked_rows_max", self.locked_rows_max, SLICE_ROWS_MIN, WALK_ROWS_LIMIT)?;
         within("walk_queue_max", self.walk_queue_max, 1, 65_536)?;
         within("subscribers_max", self.subscribers_max, 1, 65_536)?;
         let interval_ms = self.sample_interval.get().as_millis();

@@ -37,6 +37,10 @@ impl From<WalkError> for WireError {
             WalkError::Restarted { .. } => Self::new(Code::Aborted, ErrorReason::WalkInterrupted, message),
             WalkError::TooDeep => Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
                 .with("limit", "slice_names_max"),
+            WalkError::TooManyLevels { .. } => {
+                Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
+                    .with("limit", "locked_rows_max")
+            }
             WalkError::Stopped => Self::new(Code::Unavailable, ErrorReason::ShuttingDown, message),
             WalkError::Kernel(_) | WalkError::Reopen { .. } => {
                 Self::new(Code::Internal, ErrorReason::Internal, message)

@@ -50,6 +50,7 @@ impl Prepared {
         let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure))?;
         let bounds = Bounds {
             records_max: config.slice_rows_max,
+            locked_visits_max: config.locked_rows_max,
             names_max: config.slice_names_max,
             slice_max: config.slice_time_max.get(),
         };
@@ -79,8 +80,8 @@ pub async fn run(
         config.server_url.as_deref().map(channel::connect_lazy).transpose().map_err(AgentError::ServerUrl)?;
 
     let hierarchies = Hierarchies::read()?;
-    let mut engine = Engine::new(kernel, &hierarchies, config.walk_rows_max);
-    let capabilities = service::capabilities(&mut engine, &identity, &hierarchies, &config)?;
+    let engine = Engine::new(kernel, &hierarchies, config.walk_rows_max);
+    let capabilities = service::capabilities(&engine, &identity, &hierarchies, &config)?;
     let walker = Walker::start(engine, config.walk_queue_max as usize).map_err(AgentError::Thread)?;
     // It was checked with the rest of the configuration.
     let metrics = config.sample_metrics().unwrap_or_default();

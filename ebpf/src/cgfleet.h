@@ -14,6 +14,12 @@
  */
 #define CG_NAME_BYTES 256
 
+/*
+ * Levels of the tree, from where a slice ended upward, at which the walk can go
+ * on should those below be removed. A walk that is deeper begins again then.
+ */
+#define CG_PLACES_MAX 32
+
 /* enum bpf_cgroup_iter_order of the kernel's uapi. */
 enum cg_order {
 	CG_ORDER_SELF_ONLY = 1,
@@ -185,7 +191,7 @@ enum cg_end {
 	CG_END_COMPLETE = 1, /* the kernel had no more cgroups */
 	CG_END_LIMIT = 2, /* cg_walk.limit records were written */
 	CG_END_STOP_AT = 3, /* cg_walk.stop_at_id was recorded */
-	CG_END_RECORDS_FULL = 4, /* the record array has no more room */
+	CG_END_RECORDS_FULL = 4, /* records_max or names_max were reached */
 	CG_END_SLICE =
 		5, /* unlocked: go on at the cursor, in another session */
 	CG_END_STOP_WHEN = 6, /* cg_walk.stop_comparison holds */
@@ -202,6 +208,12 @@ enum cg_at {
 	CG_AT_ADVANCE =
 		3, /* it is done; its next sibling or its parent follows */
 	CG_AT_SEEK = 4, /* look on for a sibling behind resume_serial */
+};
+
+/* A cgroup at which a walk can go on. */
+struct cg_place {
+	__u64 id; /* 0: it was dying already */
+	__u64 serial; /* siblings are in the order of their serials */
 };
 
 /* One cgroup. Groups that are not in valid hold nothing. */
@@ -254,18 +266,21 @@ struct cg_walk {
 	__u64 names_from; /* name cgroups with this serial or a higher one */
 	__u32 limit; /* end after so many records; 0: never */
 	__u32 groups; /* enum cg_group */
-	__u32 records_max; /* entries of the record array */
+	/* Entries of the record array. Locked: visits of one session, too. */
+	__u32 records_max;
 	__u32 names_max; /* entries of the name array */
 	__u32 order; /* enum cg_order */
-	__u32 max_depth; /* unlocked: levels below the start that are visited */
+	__u32 max_depth; /* levels below the start that are recorded */
 	__u64 stop_value; /* end after a cgroup that compares so with it */
 	__u32 stop_detail; /* enum cg_detail */
 	__u32 stop_group; /* enum cg_group: of which that is */
 	__u32 stop_comparison; /* enum cg_comparison */
 	__u32 io_devices_max; /* entries of the device array */
 
+	/* Where the walk began; 0: at the first cgroup of this session. */
+	__u64 start_id;
+
 	/* Request of walk_unlocked, from the answer of the slice before. */
-	__u64 start_id; /* where the walk began; 0: it begins here */
 	__u64 resume_serial; /* of the child that is gone, for CG_AT_SEEK */
 	__u64 slice_ns_max; /* end the slice after this time */
 	__u32 start_level;
@@ -287,14 +302,18 @@ struct cg_walk {
 	__u32 records;
 	__u32 names;
 	__u32 io_devices;
+	__u32 iterates_children; /* locked: the iterator has CG_ORDER_CHILDREN */
 	__u32 end; /* enum cg_end */
 
-	/* Answer of walk_unlocked: the cgroup behind which the slice ended. */
-	__u64 cursor_id;
-	__u64 cursor_parent_id;
-	__u64 cursor_serial; /* siblings are in the order of their serials */
-	__u32 cursor_at; /* enum cg_at */
+	/*
+	 * Answer of walk_unlocked: the cgroup behind which the slice ended, and
+	 * those above it up to the start, or to the root if the walk goes up.
+	 */
+	struct cg_place cursor[CG_PLACES_MAX];
+	__u32 cursor_places; /* so many there are, also beyond those above */
+	__u32 cursor_at; /* enum cg_at, of the first of them */
 	__u32 hierarchy_id; /* of the session's cgroup */
+	__u32 cursor_padding;
 
 	__u64 session_held_ns; /* time for which the session held cgroup_mutex */
 

@@ -22,6 +22,9 @@ pub const FLUSH_UNLOCKED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"),
 /// `facts.bpf.c`: what a kernel calls at which number.
 pub const FACTS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/facts.bpf.o"));
 
+/// `noop.bpf.c`: the iterator alone, for benchmarks.
+pub const NOOP_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/noop.bpf.o"));
+
 /// `walk.bpf.c`: both engines, and the flush under cgroup_mutex.
 pub const WALK_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/walk.bpf.o"));
 

@@ -1,12 +1,32 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR MIT OR Apache-2.0) */
 /*
  * The locked engine: the iterator calls walk_locked for every cgroup, under
- * cgroup_mutex.
+ * cgroup_mutex. What bounds the time of that is a bound on the visits of one
+ * session: a walk that needs more is done in pieces, by the agent.
  */
 #ifndef CGFLEET_LOCKED_H
 #define CGFLEET_LOCKED_H
 
 #include "record.h"
+
+/* Of the order that came in 7.0; the build need not have it. */
+enum bpf_cgroup_iter_order___7_0 {
+	BPF_CGROUP_ITER_CHILDREN___7_0 = CG_ORDER_CHILDREN,
+};
+
+/*
+ * Whether the walk wants this cgroup. Where the kernel has no order for the
+ * children of a cgroup (before 7.0), or the walk a depth, the iterator comes to
+ * more of them than that.
+ */
+static __always_inline bool is_wanted(const struct cg_walk *w, __u32 level)
+{
+	__u32 depth = level - w->start_level;
+
+	if (w->order == CG_ORDER_CHILDREN && depth == 0)
+		return false;
+	return depth <= w->max_depth;
+}
 
 SEC("iter.s/cgroup")
 int walk_locked(struct bpf_iter__cgroup *ctx)
@@ -22,12 +42,27 @@ int walk_locked(struct bpf_iter__cgroup *ctx)
 		/* After the last cgroup, and after cgroup_mutex was released. */
 		if (w->first_visit_ns)
 			w->walk_ns = bpf_ktime_get_ns() - w->first_visit_ns;
+		w->iterates_children = bpf_core_enum_value_exists(
+			enum bpf_cgroup_iter_order___7_0,
+			BPF_CGROUP_ITER_CHILDREN___7_0);
 		if (!w->end)
 			w->end = CG_END_COMPLETE;
 		return 0;
 	}
 	if (!w->first_visit_ns)
 		w->first_visit_ns = bpf_ktime_get_ns();
+	if (!w->start_id) {
+		w->start_id = cgrp->kn->id;
+		w->start_level = cgrp->level;
+	}
+	if (w->visited >= w->records_max || w->names >= w->names_max) {
+		w->end = CG_END_RECORDS_FULL;
+		return 1;
+	}
+	if (!is_wanted(w, cgrp->level)) {
+		w->visited++;
+		return 0;
+	}
 	parent = cgrp->self.parent;
 	if (parent)
 		place.parent_id = parent->cgroup->kn->id;

@@ -30,7 +30,7 @@ struct {
 	__type(value, struct cg_memory_stat);
 } memory_stats SEC(".maps");
 
-/* An unlocked walk ends its slice when it is full; a locked one sends no names. */
+/* A walk ends its slice, or its session, when it is full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

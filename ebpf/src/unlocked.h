@@ -23,6 +23,7 @@
 
 #define CSS_CHILDREN bpf_core_field_offset(struct cgroup_subsys_state, children)
 #define CSS_SIBLING  bpf_core_field_offset(struct cgroup_subsys_state, sibling)
+#define CGROUP_SELF  bpf_core_field_offset(struct cgroup, self)
 
 /* A slice under way: a cgroup, and where the walk stands with respect to it. */
 struct slice {
@@ -33,6 +34,24 @@ struct slice {
 	__u32 at; /* enum cg_at */
 	__u32 visits;
 };
+
+/*
+ * In a map, and not on the stack, where the verifier would keep track of values
+ * and go through a step once more for every combination of them.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct slice);
+} slices SEC(".maps");
+
+static __always_inline struct slice *the_slice(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&slices, &zero);
+}
 
 /* From 6.2 on the verifier can be told of what type an address is. */
 static __always_inline struct cgroup_subsys_state *css_at(__u64 address,
@@ -65,9 +84,6 @@ static __always_inline bool visit(struct cg_walk *w, struct slice *slice,
 	    ((slice->visits & (VISITS_PER_LOOK - 1)) ||
 	     bpf_ktime_get_ns() - slice->started_ns < w->slice_ns_max))
 		return false;
-	w->cursor_id = READ(probed, cgrp, kn, id);
-	w->cursor_parent_id = slice->place.parent_id;
-	w->cursor_serial = READ(probed, css, serial_nr);
 	w->cursor_at = slice->at;
 	w->end = CG_END_SLICE;
 	return true;
@@ -105,6 +121,30 @@ static __always_inline bool ascend(struct slice *slice, bool probed)
 	return true;
 }
 
+/*
+ * Has the CPU fetch what a visit of the cgroup behind css will read, while css
+ * itself is visited. Cgroups side by side are strewn over memory, and without
+ * this their cache misses come one after the other: list, cgroup, kernfs_node.
+ * Behind the last sibling is the parent's list head, which is no cgroup: then
+ * the loads, which cannot fault, bring something of no use.
+ */
+static __always_inline void look_ahead(struct cgroup_subsys_state *css)
+{
+	__u64 entry = (__u64)css->sibling.next;
+	struct cgroup *next;
+	__u64 read;
+
+	/* By css->cgroup it would be one miss behind another again. */
+	next = bpf_rdonly_cast((void *)(entry - CSS_SIBLING - CGROUP_SELF),
+			       bpf_core_type_id_kernel(struct cgroup));
+	read = next->self.serial_nr;
+	barrier_var(read);
+	read = (__u64)next->kn;
+	barrier_var(read);
+	read = next->bstat.cputime.sum_exec_runtime;
+	barrier_var(read);
+}
+
 /* To the next sibling; false if there is none. */
 static __always_inline bool advance(struct slice *slice, bool probed)
 {
@@ -114,65 +154,71 @@ static __always_inline bool advance(struct slice *slice, bool probed)
 	if (!entry || !slice->parent || entry == slice->parent + CSS_CHILDREN)
 		return false;
 	slice->css = entry - CSS_SIBLING;
+	if (!probed)
+		look_ahead(css_at(slice->css, probed));
 	return true;
 }
 
-static __always_inline bool is_visited_on_entering(const struct cg_walk *w,
-						   __u32 level)
+static __always_inline bool is_upward(const struct cg_walk *w)
 {
-	if (w->order == CG_ORDER_DESCENDANTS_POST)
-		return false;
-	return w->order != CG_ORDER_CHILDREN || level != w->start_level;
+	return w->order == CG_ORDER_SELF_ONLY ||
+	       w->order == CG_ORDER_ANCESTORS_UP;
 }
 
-/* One step of a walk downward. 1: the slice ends. */
-static __always_inline long step_down(struct cg_walk *w, struct slice *slice,
-				      bool probed)
+/*
+ * Whether the order visits the cgroup where the walk now stands, which then goes
+ * on from there. Asked for in one place, for the verifier goes through all of a
+ * visit at every place that it is written.
+ */
+static __always_inline bool comes_to_visit(const struct cg_walk *w,
+					   struct slice *slice)
 {
 	switch (slice->at) {
 	case CG_AT_ENTER:
-		slice->at = CG_AT_DESCEND;
-		if (is_visited_on_entering(w, slice->place.level) &&
-		    visit(w, slice, probed))
-			return 1;
-		/* fallthrough */
-	case CG_AT_DESCEND:
-		slice->at = CG_AT_LEAVE;
+		slice->at = is_upward(w) ? CG_AT_ADVANCE : CG_AT_DESCEND;
+		if (w->order == CG_ORDER_CHILDREN)
+			return slice->place.level != w->start_level;
+		return w->order != CG_ORDER_DESCENDANTS_POST;
+	case CG_AT_LEAVE:
+		slice->at = CG_AT_ADVANCE;
+		return w->order == CG_ORDER_DESCENDANTS_POST;
+	default:
+		return false;
+	}
+}
+
+/* One step of a walk downward, behind the visit. 1: the slice ends. */
+static __always_inline long step_down(struct cg_walk *w, struct slice *slice,
+				      bool probed)
+{
+	if (slice->at == CG_AT_DESCEND) {
 		if (slice->place.level - w->start_level < w->max_depth &&
 		    descend(slice, probed)) {
 			slice->at = CG_AT_ENTER;
 			return 0;
 		}
-		/* fallthrough */
-	case CG_AT_LEAVE:
-		slice->at = CG_AT_ADVANCE;
-		if (w->order == CG_ORDER_DESCENDANTS_POST &&
-		    visit(w, slice, probed))
-			return 1;
-		/* fallthrough */
-	default:
-		if (slice->place.level == w->start_level) {
-			w->end = CG_END_COMPLETE;
-			return 1;
-		}
-		if (advance(slice, probed)) {
-			slice->at = CG_AT_ENTER;
+		if (w->order == CG_ORDER_DESCENDANTS_POST) {
+			/* The next step visits it. */
+			slice->at = CG_AT_LEAVE;
 			return 0;
 		}
-		slice->at = CG_AT_LEAVE;
-		return !ascend(slice, probed);
 	}
+	if (slice->place.level == w->start_level) {
+		w->end = CG_END_COMPLETE;
+		return 1;
+	}
+	if (advance(slice, probed)) {
+		slice->at = CG_AT_ENTER;
+		return 0;
+	}
+	slice->at = CG_AT_LEAVE;
+	return !ascend(slice, probed);
 }
 
 /* One step of a walk upward, or of one that goes nowhere. 1: the slice ends. */
 static __always_inline long step_up(struct cg_walk *w, struct slice *slice,
 				    bool probed)
 {
-	if (slice->at == CG_AT_ENTER) {
-		slice->at = CG_AT_ADVANCE;
-		if (visit(w, slice, probed))
-			return 1;
-	}
 	slice->at = CG_AT_ENTER;
 	if (w->order == CG_ORDER_ANCESTORS_UP && ascend(slice, probed))
 		return 0;
@@ -199,29 +245,33 @@ static __always_inline long step_seek(struct cg_walk *w, struct slice *slice,
 	return !ascend(slice, probed);
 }
 
-static __always_inline long step(struct slice *slice, bool probed)
+static __always_inline long step(bool probed)
 {
+	struct slice *slice = the_slice();
 	struct cg_walk *w = the_walk();
 
-	if (!w)
+	if (!w || !slice)
 		return 1;
 	if (slice->at == CG_AT_SEEK)
 		return step_seek(w, slice, probed);
-	if (w->order == CG_ORDER_SELF_ONLY || w->order == CG_ORDER_ANCESTORS_UP)
-		return step_up(w, slice, probed);
-	return step_down(w, slice, probed);
+	if (comes_to_visit(w, slice) && visit(w, slice, probed))
+		return 1;
+	return is_upward(w) ? step_up(w, slice, probed)
+			    : step_down(w, slice, probed);
 }
 
-static long step_typed(__u32 index, void *slice)
+static long step_typed(__u32 index, void *none)
 {
 	(void)index;
-	return step(slice, false);
+	(void)none;
+	return step(false);
 }
 
-static long step_probed(__u32 index, void *slice)
+static long step_probed(__u32 index, void *none)
 {
 	(void)index;
-	return step(slice, true);
+	(void)none;
+	return step(true);
 }
 
 /* The slice begins at the cgroup of this session. */
@@ -232,8 +282,9 @@ static __always_inline void begin_slice(struct cg_walk *w, struct slice *slice)
 
 	slice->css = w->session_css;
 	slice->parent = (__u64)parent;
-	if (parent)
-		slice->place.parent_id = BPF_CORE_READ(parent, cgroup, kn, id);
+	slice->visits = 0;
+	slice->place.parent_id =
+		parent ? BPF_CORE_READ(parent, cgroup, kn, id) : 0;
 	slice->place.hierarchy_id =
 		BPF_CORE_READ(css, cgroup, root, hierarchy_id);
 	slice->place.level = BPF_CORE_READ(css, cgroup, level);
@@ -248,13 +299,38 @@ static __always_inline void begin_slice(struct cg_walk *w, struct slice *slice)
 		slice->at = CG_AT_LEAVE;
 }
 
+/*
+ * Tells where the slice ended: its cgroup, and those above, at which the walk
+ * goes on should it be removed meanwhile.
+ */
+static __always_inline void end_slice(struct cg_walk *w,
+				      const struct slice *slice)
+{
+	__u32 level = slice->place.level, top = w->start_level, place;
+	struct cgroup_subsys_state *css = (void *)slice->css;
+
+	if (w->order == CG_ORDER_ANCESTORS_UP)
+		top = 0;
+	w->cursor_places = level - top + 1;
+	for (place = 0; place < CG_PLACES_MAX; place++) {
+		if (place > level - top)
+			break;
+		w->cursor[place].id = 0;
+		if (BPF_CORE_READ(css, flags) & CSS_ONLINE)
+			w->cursor[place].id =
+				BPF_CORE_READ(css, cgroup, kn, id);
+		w->cursor[place].serial = BPF_CORE_READ(css, serial_nr);
+		css = BPF_CORE_READ(css, parent);
+	}
+}
+
 static __always_inline int walk_slice(struct bpf_iter__cgroup *ctx, bool probed)
 {
 	struct cgroup *cgrp = ctx->cgroup;
+	struct slice *slice = the_slice();
 	struct cg_walk *w = the_walk();
-	struct slice slice = {};
 
-	if (!w)
+	if (!w || !slice)
 		return 0;
 	if (cgrp) {
 		/* The session keeps the cgroup, so its address stays good. */
@@ -264,14 +340,16 @@ static __always_inline int walk_slice(struct bpf_iter__cgroup *ctx, bool probed)
 	}
 	if (!w->session_css)
 		return 0;
-	slice.started_ns = bpf_ktime_get_ns();
-	w->session_held_ns = slice.started_ns - w->first_visit_ns;
-	begin_slice(w, &slice);
+	slice->started_ns = bpf_ktime_get_ns();
+	w->session_held_ns = slice->started_ns - w->first_visit_ns;
+	begin_slice(w, slice);
 	if (probed)
-		bpf_loop(STEPS_MAX, step_probed, &slice, 0);
+		bpf_loop(STEPS_MAX, step_probed, NULL, 0);
 	else
-		bpf_loop(STEPS_MAX, step_typed, &slice, 0);
-	w->walk_ns = bpf_ktime_get_ns() - slice.started_ns;
+		bpf_loop(STEPS_MAX, step_typed, NULL, 0);
+	if (w->end == CG_END_SLICE)
+		end_slice(w, slice);
+	w->walk_ns = bpf_ktime_get_ns() - slice->started_ns;
 	return 0;
 }
 

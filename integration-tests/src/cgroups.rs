@@ -37,10 +37,9 @@ impl TestTree {
         Self::at(mount_point.join(self.root.strip_prefix(&self.mount_point)?), &mount_point).map(Some)
     }
 
-    fn on(mount_point: &Path) -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("cgfleet-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Self::at(mount_point.join(name), mount_point)
+    /// Makes a directory in this one, whose paths begin here.
+    pub fn on(mount_point: &Path) -> Result<Self> {
+        Self::at(mount_point.join(unique_name()), mount_point)
     }
 
     fn at(root: PathBuf, mount_point: &Path) -> Result<Self> {
@@ -133,6 +132,14 @@ impl Drop for TestTree {
     }
 }
 
+/// A controller of each cgroup v1 hierarchy that has controllers and is mounted.
+pub fn v1_controllers() -> Result<Vec<String>> {
+    let cgroups = fs::read_to_string("/proc/self/cgroup")?;
+    let names = cgroups.lines().filter_map(|line| line.split(':').nth(1)?.split(',').next());
+    let bound = names.filter(|name| !name.is_empty() && !name.starts_with("name="));
+    Ok(bound.filter(|name| mount_point("cgroup", name).is_ok()).map(str::to_owned).collect())
+}
+
 /// A cgroup v1 hierarchy of our own: named, without controllers, and so to be had on every kernel.
 #[derive(Debug)]
 pub struct NamedV1 {
@@ -151,7 +158,7 @@ impl NamedV1 {
     /// Mounts it. Daemons read what is mounted when they start, so this comes before them.
     pub fn mount() -> Result<Self> {
         let point = crate::daemon::state_dir()?;
-        let name = format!("cgfleet-test-{}", std::process::id());
+        let name = unique_name();
         let options = format!("none,name={name}");
         let mounted =
             Command::new("mount").args(["-t", "cgroup", "-o", &options, "none"]).arg(point.path()).status();
@@ -167,6 +174,11 @@ impl NamedV1 {
         format!("name={}", self.mount.name)
     }
 
+    /// Where it is mounted.
+    pub fn mount_point(&self) -> &Path {
+        self.mount.point.path()
+    }
+
     /// A tree in it.
     pub fn tree(&self) -> &TestTree {
         &self.tree
@@ -179,6 +191,12 @@ impl Drop for Mount {
             eprintln!("the hierarchy {} stays mounted on {}", self.name, self.point.path().display());
         }
     }
+}
+
+/// What no other test calls anything.
+fn unique_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("cgfleet-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Removes a cgroup and those below it. A process that was just killed may need a moment to leave.

@@ -88,10 +88,12 @@ impl Start {
             .flag("--log", "debug,h2=info,hyper=info,tower=info"))
     }
 
-    /// Adds a flag.
+    /// Sets a flag, also one that was set before.
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
-        self.flags.push(format!("{name}={value}"));
+        let prefix = format!("{name}=");
+        self.flags.retain(|flag| !flag.starts_with(&prefix));
+        self.flags.push(prefix + value);
         self
     }
 
@@ -114,6 +116,33 @@ impl Start {
     pub fn lacking(mut self, lacking: Lacking) -> Self {
         self.prefix = lacking.wrapper().iter().map(ToString::to_string).collect();
         self.user = lacking.user();
+        self
+    }
+
+    /// Starts in these cgroups, one a hierarchy, and in a cgroup namespace whose roots they are.
+    #[must_use]
+    pub fn in_cgroup_namespace(self, cgroups: &[PathBuf]) -> Self {
+        self.in_cgroups(cgroups.iter().map(PathBuf::as_path), &["unshare", "--cgroup"])
+    }
+
+    /// Starts as a container does: in this cgroup v2 cgroup, in namespaces where it is the root of all
+    /// that is mounted of cgroups.
+    #[must_use]
+    pub fn in_container(self, cgroup: &Path) -> Self {
+        let mounted = "points=$(while read -r _ point kind _; do \
+                       [ \"$kind\" = cgroup2 ] && echo \"$point\"; done < /proc/self/mounts); \
+                       for point in $points; do umount -l \"$point\" || exit 1; done; \
+                       mount -t cgroup2 none \"$point\" && exec \"$@\"";
+        self.in_cgroups([cgroup], &["unshare", "--cgroup", "--mount", "sh", "-c", mounted, "sh"])
+    }
+
+    fn in_cgroups<'a>(mut self, cgroups: impl IntoIterator<Item = &'a Path>, then: &[&str]) -> Self {
+        let joined = "while [ \"$1\" != -- ]; do echo $$ > \"$1/cgroup.procs\" || exit 1; shift; done; \
+                      shift; exec \"$@\"";
+        let cgroups = cgroups.into_iter().map(|cgroup| cgroup.display().to_string());
+        let words = ["sh", "-c", joined, "sh"].map(str::to_owned).into_iter().chain(cgroups);
+        let then = ["--"].iter().chain(then).map(|word| (*word).to_owned());
+        self.prefix = words.chain(then).collect();
         self
     }
 

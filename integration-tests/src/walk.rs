@@ -3,8 +3,9 @@
 use anyhow::{Context as _, Result};
 use cgfleet_proto::v1::{
     CgroupOrder, CgroupSample, CgroupTarget, HostResult, QueryRequest, QuerySummary, WalkHeader, WalkRequest,
-    WalkSpec, WalkSummary, query_response, walk_response,
+    WalkSpec, WalkSummary, agent_service_client::AgentServiceClient, query_response, walk_response,
 };
+use cgfleet_rpc::channel::Channel;
 
 use crate::daemon::Daemon;
 
@@ -36,7 +37,12 @@ pub fn spec(target: CgroupTarget, order: CgroupOrder) -> WalkSpec {
 
 /// Walks on an agent.
 pub async fn walk(agent: &Daemon, spec: WalkSpec) -> Result<Walked> {
-    let mut stream = agent.agent()?.walk(WalkRequest { spec: Some(spec) }).await?.into_inner();
+    walk_through(&mut agent.agent()?, spec).await
+}
+
+/// Walks on the agent of this client.
+pub async fn walk_through(client: &mut AgentServiceClient<Channel>, spec: WalkSpec) -> Result<Walked> {
+    let mut stream = client.walk(WalkRequest { spec: Some(spec) }).await?.into_inner();
     let (mut header, mut samples, mut summary) = (None, Vec::new(), None);
     while let Some(response) = stream.message().await? {
         match response.event.context("an empty part")? {

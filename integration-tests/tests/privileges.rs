@@ -48,10 +48,6 @@ async fn check_answers(agent: &Daemon, target: CgroupTarget, path: &str) -> Resu
     let child = child.as_str();
     for order in ORDERS {
         for engine in [WalkEngine::Unlocked, WalkEngine::Locked] {
-            // The locked engine has this order from 7.0 on only.
-            if (order, engine) == (CgroupOrder::Children, WalkEngine::Locked) {
-                continue;
-            }
             let mut spec = spec(target.clone(), order);
             spec.set_engine(engine);
             let walked = walk(agent, spec).await.with_context(|| format!("{path} {order:?} {engine:?}"))?;

@@ -18,10 +18,13 @@ fn what_is_missing_is_named_with_the_command_that_installs_it() {
     let ran = demo.output().unwrap();
     let [says, error] = [ran.stdout, ran.stderr].map(|text| String::from_utf8(text).unwrap());
     assert_eq!(ran.status.code(), Some(1), "{says}{error}");
-    for missing in ["missing: a C compiler and", "missing: clang 15 or newer that targets BPF (compiles ebpf/)"] {
+    for missing in
+        ["missing: a C compiler and", "missing: clang 15 or newer that targets BPF (compiles ebpf/)"]
+    {
         assert!(says.contains(missing), "{says}");
     }
     assert!(!says.contains("demo: build"), "it went on: {says}");
-    let install = "sudo apt-get update && sudo apt-get install -y --no-install-recommends gcc libc6-dev clang-19";
+    let install =
+        "sudo apt-get update && sudo apt-get install -y --no-install-recommends gcc libc6-dev clang-19";
     assert!(error.contains("neither root nor sudo") && error.contains(install), "{error}");
 }

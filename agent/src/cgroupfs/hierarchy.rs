@@ -23,6 +23,9 @@ pub struct Hierarchy {
     pub name: String,
     /// Where it is mounted.
     pub mount_point: PathBuf,
+    /// The cgroup that the mount shows as its root; 0 if that is not known. A mount made in a cgroup
+    /// namespace, or of a part of the tree, begins below the hierarchy's own root.
+    pub root_id: u64,
 }
 
 impl Hierarchy {
@@ -36,13 +39,16 @@ impl Hierarchy {
         self.name.split(',').any(|name| name == controller)
     }
 
-    /// The directory of the cgroup with this path.
-    pub fn directory(&self, path: &[u8]) -> PathBuf {
+    /// The directory of the cgroup with this path; `None` if the mount does not show it, and its path
+    /// therefore begins with `/..`.
+    pub fn directory(&self, path: &[u8]) -> Option<PathBuf> {
         let below = path.strip_prefix(b"/").unwrap_or(path);
-        if below.is_empty() {
-            self.mount_point.clone()
+        if leaves_the_tree(below) {
+            None
+        } else if below.is_empty() {
+            Some(self.mount_point.clone())
         } else {
-            self.mount_point.join(OsStr::from_bytes(below))
+            Some(self.mount_point.join(OsStr::from_bytes(below)))
         }
     }
 }
@@ -74,6 +80,9 @@ impl Hierarchies {
     pub fn read() -> Result<Self, HierarchyError> {
         let read = |path: &'static str| fs::read(path).map_err(|source| HierarchyError { path, source });
         let mut found = Self::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?);
+        for hierarchy in &mut found.mounted {
+            hierarchy.root_id = fs::metadata(&hierarchy.mount_point).map_or(0, |root| root.ino());
+        }
         if let Some(v2) = found.by_id(0) {
             let controllers = fs::read_to_string(v2.mount_point.join("cgroup.controllers"));
             let controllers = controllers.unwrap_or_default();
@@ -95,8 +104,12 @@ impl Hierarchies {
             })
             .collect();
         let mut found: Vec<Hierarchy> = Vec::new();
-        for line in mountinfo.split(|byte| *byte == b'\n') {
-            let Some(mount) = Mount::parse(line) else { continue };
+        let mut mounts: Vec<Mount> =
+            mountinfo.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect();
+        // A hierarchy may be mounted again elsewhere, or a part of it: a container with the host's mount
+        // beside its own shall see the host. Of those that show as much, the first is the usual one.
+        mounts.sort_by_key(|mount| mount.root_level);
+        for mount in mounts {
             let known = if mount.is_v2 {
                 Some((0, ""))
             } else {
@@ -107,9 +120,8 @@ impl Hierarchies {
                 })
             };
             let Some((id, name)) = known else { continue };
-            // A hierarchy may be mounted again elsewhere; its first mount is the usual one.
             if found.iter().all(|hierarchy| hierarchy.id != id) {
-                found.push(Hierarchy { id, name: name.to_owned(), mount_point: mount.point });
+                found.push(Hierarchy { id, name: name.to_owned(), mount_point: mount.point, root_id: 0 });
             }
         }
         found.sort_by_key(|hierarchy| hierarchy.id);
@@ -151,10 +163,7 @@ impl Hierarchies {
     /// Finds a cgroup by its path in a hierarchy. An absolute path of a directory below a cgroup
     /// mount names its hierarchy itself, if `hierarchy` is empty.
     pub fn locate(&self, hierarchy: &str, path: &[u8]) -> Result<Located, LocateError> {
-        let malformed = !path.starts_with(b"/")
-            || path.contains(&0)
-            || path.split(|byte| *byte == b'/').any(|name| name == b"..");
-        if malformed {
+        if !path.starts_with(b"/") || path.contains(&0) || leaves_the_tree(path) {
             return Err(LocateError::MalformedPath);
         }
         let mounted_above =
@@ -194,12 +203,17 @@ impl Hierarchies {
     }
 }
 
+fn leaves_the_tree(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').any(|name| name == b"..")
+}
+
 fn open(hierarchy: &Hierarchy, path: &[u8]) -> io::Result<Located> {
     let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".");
     let path: Vec<u8> = names.flat_map(|name| [b"/", name].concat()).collect();
     let path = if path.is_empty() { b"/".to_vec() } else { path };
+    let directory = hierarchy.directory(&path).ok_or(io::ErrorKind::NotFound)?;
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    let directory = OpenOptions::new().read(true).custom_flags(flags).open(hierarchy.directory(&path))?;
+    let directory = OpenOptions::new().read(true).custom_flags(flags).open(directory)?;
     let cgroup_id = directory.metadata()?.ino();
     Ok(Located { hierarchy_id: hierarchy.id, path, directory, cgroup_id })
 }
@@ -207,6 +221,9 @@ fn open(hierarchy: &Hierarchy, path: &[u8]) -> io::Result<Located> {
 /// What a line of mountinfo says of a cgroup mount.
 struct Mount {
     is_v2: bool,
+    /// Levels from the root of our cgroup namespace down to the cgroup that is mounted; negative if that
+    /// is above it.
+    root_level: isize,
     point: PathBuf,
     options: Vec<String>,
 }
@@ -220,9 +237,11 @@ impl Mount {
             b"cgroup" => false,
             _ => return None,
         };
+        let root = fields.get(3)?.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        let root_level = root.map(|name| if name == b".." { -1 } else { 1 }).sum();
         let options = String::from_utf8_lossy(fields.get(separator + 3)?);
         let options = options.split(',').map(str::to_owned).collect();
-        Some(Self { is_v2, point: PathBuf::from(unescape_octal(fields.get(4)?)), options })
+        Some(Self { is_v2, root_level, point: PathBuf::from(unescape_octal(fields.get(4)?)), options })
     }
 }
 
@@ -299,6 +318,23 @@ mod tests {
             (9, "name=systemd", "/sys/fs/cgroup/systemd"),
         ];
         assert_eq!(found, expect);
+    }
+
+    #[test]
+    fn the_mount_that_shows_most_is_taken() {
+        let check = |roots: [&str; 2], expect: &str| {
+            let [own, other] = roots.map(|root| format!("{root} /sys/fs/cgroup"));
+            let mountinfo = format!(
+                "30 24 0:26 {own} rw - cgroup2 cgroup2 rw\n31 24 0:26 {other}-of-host rw - cgroup2 cgroup2 rw\n"
+            );
+            let hierarchies = Hierarchies::parse(mountinfo.as_bytes(), b"0::/\n");
+            assert_eq!(hierarchies.by_id(0).unwrap().mount_point.to_str(), Some(expect), "{roots:?}");
+        };
+        check(["/", "/"], "/sys/fs/cgroup");
+        check(["/", "/.."], "/sys/fs/cgroup-of-host");
+        check(["/..", "/../.."], "/sys/fs/cgroup-of-host");
+        check(["/", "/a"], "/sys/fs/cgroup");
+        check(["/a/b", "/a"], "/sys/fs/cgroup-of-host");
     }
 
     #[test]

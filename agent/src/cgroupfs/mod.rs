@@ -3,8 +3,10 @@
 //!
 //! Must not know BPF, requests or messages.
 
+mod children;
 mod hierarchy;
 mod values;
 
+pub use children::{Child, children, open_child};
 pub use hierarchy::{Hierarchies, Hierarchy, HierarchyError, LocateError, Located};
 pub use values::{DeviceIo, FileValues, has_file, read_metrics};

@@ -116,7 +116,7 @@ mod tests {
             fs::write(directory.path().join(file), text).unwrap();
         }
         let id = u32::from(!name.is_empty());
-        let hierarchy = Hierarchy { id, name: name.to_owned(), mount_point: PathBuf::new() };
+        let hierarchy = Hierarchy { id, name: name.to_owned(), mount_point: PathBuf::new(), root_id: 0 };
         let metrics = MetricSet::from_paths(paths.iter().copied()).unwrap();
         read_metrics(&hierarchy, directory.path(), is_root, metrics)
     }

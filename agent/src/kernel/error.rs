@@ -29,6 +29,9 @@ pub enum LoadError {
         /// The whole chain of causes.
         cause: String,
     },
+    /// The programs were loaded, but do not run.
+    #[error("try a walk: {0}")]
+    Probe(KernelError),
     /// A map's memory could not be mapped.
     #[error("map the memory of {map}: {source}")]
     Map {

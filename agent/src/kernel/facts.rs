@@ -42,7 +42,7 @@ impl Facts {
             state_table_bytes: [0; abi::CG_TABLE_BYTES_MAX as usize],
             events_table_bytes: [0; abi::CG_TABLE_BYTES_MAX as usize],
         });
-        session::run(&program, abi::CG_ORDER_SELF_ONLY, Start::NamespaceRoot, buffer)
+        session::run(&program, abi::CG_ORDER_SELF_ONLY, Start::Id(0), buffer)
             .map_err(|error| refused("the session that reads the kernel's facts", &error))?;
         let facts = map.get(0).ok_or_else(|| missing("the facts' only entry"))?;
         Ok(Self { facts, flushes_by_subsystem: has_kfunc(btf, "css_rstat_flush") })

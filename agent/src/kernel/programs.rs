@@ -15,8 +15,10 @@ use super::{LoadError, kfunc, mapped::MappedArray};
 /// How large the maps are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// The most rows of one walk.
+    /// The most records of one slice.
     pub records_max: u32,
+    /// The most cgroups that one session of the locked engine visits on its way downward.
+    pub locked_visits_max: u32,
     /// The most names of one slice.
     pub names_max: u32,
     /// The longest that an unlocked walk keeps its CPU without a point to reschedule.
@@ -178,7 +180,7 @@ fn without_log(cause: &str) -> String {
 }
 
 /// An error and all of its causes.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -21,10 +21,8 @@ pub(super) const READ_BYTES: usize = 64 << 10;
 pub enum Start<'fd> {
     /// At the cgroup whose directory this is, of any hierarchy.
     Directory(BorrowedFd<'fd>),
-    /// At the cgroup v2 cgroup with this id.
+    /// At the cgroup v2 cgroup with this id; 0 is the root of this process's cgroup namespace.
     Id(u64),
-    /// At the cgroup v2 root of this process's cgroup namespace.
-    NamespaceRoot,
 }
 
 /// Runs one session of one link. Both are closed here: an open one keeps its start cgroup from
@@ -38,7 +36,6 @@ pub(super) fn run(
     let start = match start {
         Start::Directory(fd) => IterStart::Fd(fd),
         Start::Id(id) => IterStart::Id(id),
-        Start::NamespaceRoot => IterStart::Id(0),
     };
     let link =
         sys::create_iter_link(program.as_fd(), order, start).map_err(|error| match error.raw_os_error() {

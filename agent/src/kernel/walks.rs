@@ -1,6 +1,6 @@
 //! Flushes and walks, by either engine: fills the control block, runs a session, drains the records.
 
-use cgfleet_ebpf::abi::{self, cg_details, cg_io_device, cg_memory_stat, cg_record, cg_walk};
+use cgfleet_ebpf::abi::{self, cg_details, cg_io_device, cg_memory_stat, cg_place, cg_record, cg_walk};
 
 use super::{
     Bounds, Facts, KernelError, LoadError,
@@ -21,12 +21,28 @@ pub struct WalkRequest<'fd> {
     pub limit: u32,
     /// End after this cgroup; 0 for never.
     pub stop_at_id: u64,
-    /// Levels below the start that are visited; `u32::MAX` for all. Of the unlocked engine.
+    /// Levels below the start that are recorded; `u32::MAX` for all.
     pub max_depth: u32,
     /// End after a cgroup of which this is true.
     pub stop_when: Option<StopWhen>,
-    /// Name the cgroups with this serial or a higher one; `u64::MAX` for none. Of the unlocked engine.
+    /// Name the cgroups with this serial or a higher one; `u64::MAX` for none.
     pub names_from: u64,
+}
+
+impl<'fd> WalkRequest<'fd> {
+    /// A walk in this order that reads nothing and needs no names.
+    pub fn of(start: Start<'fd>, order: abi::cg_order) -> Self {
+        Self {
+            start,
+            order,
+            groups: 0,
+            limit: 0,
+            stop_at_id: 0,
+            max_depth: u32::MAX,
+            stop_when: None,
+            names_from: u64::MAX,
+        }
+    }
 }
 
 /// A condition on one number of a cgroup, as the kernel holds it.
@@ -53,15 +69,29 @@ pub struct Name {
     pub name: Box<[u8]>,
 }
 
-/// Where a slice of an unlocked walk ended, and so where the next one begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a slice of an unlocked walk ended: behind a cgroup, below others. The next one begins at the
+/// first of these that is still there.
+#[derive(Debug, Clone)]
 pub struct Cursor {
-    /// The cgroup behind which it ended.
-    pub cgroup_id: u64,
-    /// That cgroup's parent, to go on from if the cgroup is gone.
-    pub parent_id: u64,
-    /// The hierarchy of both.
+    /// The hierarchy of all of them.
     pub hierarchy_id: u32,
+    /// Whether the last of them is the walk's start (the root, if the walk goes up), so that nothing of
+    /// the walk is left if all of them are gone.
+    pub is_whole: bool,
+    places: Vec<cg_place>,
+    at: abi::cg_at,
+    /// How the walk goes on at a place whose cgroup below is gone.
+    at_above: abi::cg_at,
+    start_id: u64,
+    start_level: u32,
+}
+
+/// A place to go on at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its cgroup.
+    pub cgroup_id: u64,
+    /// Of the cgroup below it that is gone.
     serial: u64,
     at: abi::cg_at,
     start_id: u64,
@@ -69,25 +99,38 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The cgroup that the walk began at.
-    pub fn start_id(self) -> u64 {
-        self.start_id
+    /// What a slice told, if it is not the last one.
+    fn of(walk: &cg_walk) -> Option<Self> {
+        let places = walk.cursor.iter().take(walk.cursor_places as usize).copied().collect();
+        (walk.end == abi::CG_END_SLICE).then_some(Self {
+            hierarchy_id: walk.hierarchy_id,
+            is_whole: walk.cursor_places <= abi::CG_PLACES_MAX,
+            places,
+            at: walk.cursor_at,
+            at_above: match walk.order {
+                abi::CG_ORDER_ANCESTORS_UP => abi::CG_AT_ENTER,
+                _ => abi::CG_AT_SEEK,
+            },
+            start_id: walk.start_id,
+            start_level: walk.start_level,
+        })
     }
 
-    /// Whether the slice ended behind the cgroup that the walk began at.
-    pub fn is_at_start(self) -> bool {
-        self.cgroup_id == self.start_id
-    }
-
-    /// Whether that cgroup's descendants are done, or were never to be visited.
-    pub fn is_done_below(self) -> bool {
-        self.at == abi::CG_AT_ADVANCE
-    }
-
-    /// To go on from the parent, behind where the cgroup was.
-    #[must_use]
-    pub fn from_parent(self) -> Self {
-        Self { at: abi::CG_AT_SEEK, ..self }
+    /// Where the walk can go on, the best place first. At each further one, the cgroup of the one before
+    /// is taken to be gone, and the walk goes on behind where it was: siblings are in the order of their
+    /// serials.
+    pub fn places(&self) -> impl Iterator<Item = Place> {
+        let serials_below = std::iter::once(0).chain(self.places.iter().map(|place| place.serial));
+        let places = self.places.iter().zip(serials_below).enumerate();
+        let places = places.map(|(above, (place, serial))| Place {
+            cgroup_id: place.id,
+            serial,
+            at: if above == 0 { self.at } else { self.at_above },
+            start_id: self.start_id,
+            start_level: self.start_level,
+        });
+        // Those without an id were dying already.
+        places.filter(|place| place.cgroup_id != 0)
     }
 }
 
@@ -129,6 +172,8 @@ pub struct Kernel {
     programs: Programs,
     facts: Facts,
     bounds: Bounds,
+    /// Whether the iterator has an order for a cgroup's children (7.0).
+    iterates_children: bool,
     buffer: Box<[u8]>,
 }
 
@@ -139,7 +184,12 @@ impl Kernel {
         let programs = Programs::load(bounds, &btf)?;
         let mut buffer = vec![0; READ_BYTES].into_boxed_slice();
         let facts = Facts::read(&btf, &mut buffer)?;
-        Ok(Self { programs, facts, bounds, buffer })
+        let mut kernel = Self { programs, facts, bounds, iterates_children: false, buffer };
+        // A program knows by CO-RE.
+        let root = WalkRequest::of(Start::Id(0), abi::CG_ORDER_SELF_ONLY);
+        let drained = kernel.walk_locked(&root, None).map_err(LoadError::Probe)?;
+        kernel.iterates_children = drained.walk.iterates_children != 0;
+        Ok(kernel)
     }
 
     /// What had to be known of the running kernel.
@@ -175,24 +225,48 @@ impl Kernel {
         })
     }
 
-    /// Walks by the locked engine: all at once, under cgroup_mutex.
-    pub fn walk_locked(&mut self, request: &WalkRequest<'_>) -> Result<Drained, KernelError> {
-        self.programs.walk.set_only(cg_walk { names_from: u64::MAX, ..self.control_block(request) });
-        session::run(&self.programs.walk_locked, request.order, request.start, &mut self.buffer)?;
+    /// Runs one session of the locked engine, under cgroup_mutex. It visits at most
+    /// `locked_visits_max` cgroups if it goes downward, and ends with `CG_END_RECORDS_FULL` if there are
+    /// more. `start` is the id and level of the walk's first cgroup; only a post-order walk with a depth
+    /// has to know it, for all others meet it first.
+    pub fn walk_locked(
+        &mut self,
+        request: &WalkRequest<'_>,
+        start: Option<(u64, u32)>,
+    ) -> Result<Drained, KernelError> {
+        let mut block = self.control_block(request);
+        let order = match request.order {
+            abi::CG_ORDER_CHILDREN if self.iterates_children => {
+                // The iterator leaves the start out by itself: all that it comes to is wanted.
+                (block.order, block.max_depth) = (abi::CG_ORDER_SELF_ONLY, u32::MAX);
+                abi::CG_ORDER_CHILDREN
+            }
+            abi::CG_ORDER_CHILDREN => abi::CG_ORDER_DESCENDANTS_PRE,
+            abi::CG_ORDER_DESCENDANTS_PRE | abi::CG_ORDER_DESCENDANTS_POST if request.max_depth == 0 => {
+                abi::CG_ORDER_SELF_ONLY
+            }
+            order => order,
+        };
+        if order != abi::CG_ORDER_ANCESTORS_UP {
+            block.records_max = block.records_max.min(self.bounds.locked_visits_max);
+        }
+        (block.start_id, block.start_level) = start.unwrap_or_default();
+        self.programs.walk.set_only(block);
+        session::run(&self.programs.walk_locked, order, request.start, &mut self.buffer)?;
         Ok(self.drain())
     }
 
-    /// Walks one slice by the unlocked engine: from the start, or on from a cursor, whose cgroup is
-    /// then `request.start`.
+    /// Walks one slice by the unlocked engine: from the start, or on from a place, whose cgroup is then
+    /// `request.start`.
     pub fn walk_slice(
         &mut self,
         request: &WalkRequest<'_>,
-        cursor: Option<Cursor>,
+        place: Option<Place>,
     ) -> Result<Drained, KernelError> {
         let block = self.control_block(request);
-        self.programs.walk.set_only(match cursor {
+        self.programs.walk.set_only(match place {
             None => block,
-            Some(Cursor { serial, at, start_id, start_level, .. }) => {
+            Some(Place { serial, at, start_id, start_level, .. }) => {
                 cg_walk { start_id, start_level, resume_serial: serial, resume_at: at, ..block }
             }
         });
@@ -242,15 +316,29 @@ impl Kernel {
             let length = (name.length as usize).min(name.name.len());
             Name { hierarchy_id: name.hierarchy_id, cgroup_id: name.id, name: name.name[..length].into() }
         });
-        let cursor = (walk.end == abi::CG_END_SLICE).then_some(Cursor {
-            cgroup_id: walk.cursor_id,
-            parent_id: walk.cursor_parent_id,
-            hierarchy_id: walk.hierarchy_id,
-            serial: walk.cursor_serial,
-            at: walk.cursor_at,
-            start_id: walk.start_id,
-            start_level: walk.start_level,
-        });
+        let cursor = Cursor::of(&walk);
         Drained { records, details, memory_stats, io_devices, names: names.collect(), walk, cursor }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_goes_on_at_the_nearest_place_that_was_not_dying() {
+        let mut walk = cg_walk { end: abi::CG_END_SLICE, cursor_places: 3, ..cg_walk::default() };
+        walk.cursor_at = abi::CG_AT_DESCEND;
+        for (place, (id, serial)) in walk.cursor.iter_mut().zip([(0, 30), (20, 20), (10, 10)]) {
+            *place = cg_place { id, serial };
+        }
+        let cursor = Cursor::of(&walk).unwrap();
+        let places: Vec<_> = cursor.places().map(|place| (place.cgroup_id, place.serial, place.at)).collect();
+        assert_eq!(places, [(20, 30, abi::CG_AT_SEEK), (10, 20, abi::CG_AT_SEEK)]);
+        assert!(cursor.is_whole);
+        walk.cursor_places = abi::CG_PLACES_MAX + 1;
+        assert!(!Cursor::of(&walk).unwrap().is_whole);
+        walk.end = abi::CG_END_COMPLETE;
+        assert!(Cursor::of(&walk).is_none());
     }
 }

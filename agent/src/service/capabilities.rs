@@ -16,7 +16,7 @@ use crate::{
 
 /// Asks the engine, once: nothing of it changes while the agent runs.
 pub(crate) fn capabilities(
-    engine: &mut Engine,
+    engine: &Engine,
     identity: &Identity,
     hierarchies: &Hierarchies,
     config: &AgentConfig,
@@ -73,6 +73,7 @@ fn limits(config: &AgentConfig) -> Vec<AgentLimit> {
         ("walk_rows_max", config.walk_rows_max),
         ("slice_rows_max", config.slice_rows_max),
         ("slice_names_max", config.slice_names_max),
+        ("locked_rows_max", config.locked_rows_max),
         ("walk_queue_max", config.walk_queue_max),
         ("subscribers_max", config.subscribers_max),
     ];

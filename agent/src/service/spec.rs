@@ -17,11 +17,15 @@ const ORDERS: &str = "CGROUP_ORDER_SELF_ONLY (1), CGROUP_ORDER_DESCENDANTS_PRE (
                       CGROUP_ORDER_DESCENDANTS_POST (3), CGROUP_ORDER_ANCESTORS_UP (4), \
                       CGROUP_ORDER_CHILDREN (5)";
 
+/// What the engines are called in errors.
+const ENGINES: &str = "WALK_ENGINE_UNSPECIFIED (0), WALK_ENGINE_LOCKED (1), WALK_ENGINE_UNLOCKED (2), \
+                       WALK_ENGINE_FILES (3)";
+
 /// Parses what to walk.
 pub(super) fn walk_spec(spec: Option<WireSpec>) -> Result<WalkSpec, WireError> {
     let spec = spec.ok_or_else(|| WireError::invalid_field("spec", "", "a walk's specification"))?;
     let order = order(spec.order)?;
-    let engine = engine(spec.engine, order, spec.max_depth)?;
+    let engine = engine(spec.engine)?;
     if spec.max_depth.is_some() && order == Order::AncestorsUp {
         let allowed = "unset with CGROUP_ORDER_ANCESTORS_UP, which has limit and stop_at";
         return Err(WireError::invalid_field("spec.max_depth", spec.max_depth.unwrap_or_default(), allowed));
@@ -82,22 +86,13 @@ fn order(wire: i32) -> Result<Order, WireError> {
 }
 
 /// The engine that was asked for; `None` leaves it to the agent.
-fn engine(wire: i32, order: Order, max_depth: Option<u32>) -> Result<Option<WalkEngine>, WireError> {
-    let refused = |allowed| {
-        let name = WireEngine::try_from(wire)
-            .map_or_else(|_| wire.to_string(), |engine| engine.as_str_name().to_owned());
-        WireError::invalid_field("spec.engine", name, allowed)
-    };
-    let known = "WALK_ENGINE_UNSPECIFIED (0), WALK_ENGINE_LOCKED (1), WALK_ENGINE_UNLOCKED (2), \
-                 WALK_ENGINE_FILES (3)";
-    match WireEngine::try_from(wire).map_err(|_| refused(known))? {
-        WireEngine::Unspecified => Ok(None),
-        WireEngine::Unlocked => Ok(Some(WalkEngine::Unlocked)),
-        WireEngine::Files => Ok(Some(WalkEngine::Files)),
-        WireEngine::Locked if order == Order::Children || max_depth.is_some() => {
-            Err(refused("WALK_ENGINE_UNLOCKED, which alone knows CGROUP_ORDER_CHILDREN and max_depth"))
-        }
-        WireEngine::Locked => Ok(Some(WalkEngine::Locked)),
+fn engine(wire: i32) -> Result<Option<WalkEngine>, WireError> {
+    match WireEngine::try_from(wire) {
+        Ok(WireEngine::Unspecified) => Ok(None),
+        Ok(WireEngine::Unlocked) => Ok(Some(WalkEngine::Unlocked)),
+        Ok(WireEngine::Locked) => Ok(Some(WalkEngine::Locked)),
+        Ok(WireEngine::Files) => Ok(Some(WalkEngine::Files)),
+        Err(_) => Err(WireError::invalid_field("spec.engine", wire, ENGINES)),
     }
 }
 

@@ -42,24 +42,24 @@ impl BpfEngine {
     /// An engine over a loaded kernel side; a walk returns at most `rows_max` cgroups.
     pub(super) fn new(kernel: Kernel, hierarchies: Hierarchies, rows_max: u32) -> Self {
         let mut recorder = Recorder::new(kernel, hierarchies.clone());
-        let observations = observe(recorder.kernel(), &hierarchies);
+        let observations = observe(&mut recorder.kernel, &hierarchies);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let index = MemoryStatIndex::find(recorder.kernel().facts(), &observations, cpus);
+        let index = MemoryStatIndex::find(recorder.kernel.facts(), &observations, cpus);
         let (states, events) = index.methods();
         let places = index.metrics().len();
         tracing::info!(%states, %events, places, cgroups = observations.len(), "memory.stat's places");
-        recorder.set_memory_stat(index);
+        recorder.memory_stat = index;
         Self { recorder, hierarchies, rows_max }
     }
 
     /// Where the kernel's memory statistics are.
     pub(super) fn memory_stat(&self) -> &MemoryStatIndex {
-        self.recorder.memory_stat()
+        &self.recorder.memory_stat
     }
 
     /// Whether flushes hold cgroup_mutex.
-    pub(super) fn flushes_locked(&mut self) -> bool {
-        self.recorder.kernel().flushes_locked()
+    pub(super) fn flushes_locked(&self) -> bool {
+        self.recorder.kernel.flushes_locked()
     }
 
     /// What has to be done now and then.
@@ -76,7 +76,7 @@ impl BpfEngine {
     }
 
     fn try_walk(&mut self, spec: &WalkSpec, engine: BpfWalk) -> Result<Walked, WalkError> {
-        let found = find(&self.hierarchies, "spec.target", &spec.target)?;
+        let found = self.find("spec.target", &spec.target)?;
         let stop_at = spec.stop_at_in(&self.hierarchies, found.hierarchy_id())?;
         let request = WalkRequest {
             start: found.start(),
@@ -97,7 +97,6 @@ impl BpfEngine {
         let limited_by_us = end == WalkEnd::Limit && (spec.limit == 0 || spec.limit > self.rows_max);
         let (end, truncated_by) = match end {
             WalkEnd::Limit if limited_by_us => (WalkEnd::Truncated, "walk_rows_max"),
-            WalkEnd::Truncated => (end, "slice_rows_max"),
             end => (end, ""),
         };
         let read_from = Instant::now();
@@ -117,6 +116,17 @@ impl BpfEngine {
             files_ns: u64::try_from(cost.files.as_nanos()).unwrap_or(u64::MAX),
         };
         Ok(Walked { samples, summary })
+    }
+
+    /// Finds a target; by id in the tree that is mounted, where the kernel does not take all ids.
+    fn find(&mut self, field: &'static str, target: &Target) -> Result<Found, WalkError> {
+        match target {
+            Target::Id(id) if !self.recorder.takes_ids => match self.recorder.locate_id(*id)? {
+                Some(located) => Ok(Found::ByPath(located)),
+                None => Err(WalkError::NoSuchCgroup { field, target: target.to_text() }),
+            },
+            target => find(&self.hierarchies, field, target),
+        }
     }
 
     /// The record groups for these metrics. memory.stat is read from the kernel's arrays only if all that
@@ -142,7 +152,7 @@ impl BpfEngine {
         // Of v1, the CPU time is read from files.
         let flushed = if is_v2 { self.recorder.flush_topmost(request)? } else { Flushed::default() };
         let by_files = request.groups & STATISTICS != 0
-            && (!is_v2 || self.recorder.kernel().facts().flushes_by_subsystem && flushed.cgroup_id != 0);
+            && (!is_v2 || self.recorder.kernel.facts().flushes_by_subsystem && flushed.cgroup_id != 0);
         if by_files {
             let started = Instant::now();
             self.freshen_by_files(request, found, &flushed, cost)?;
@@ -171,7 +181,7 @@ impl BpfEngine {
         let (Some(path), Some(hierarchy)) = (path, self.hierarchies.by_id(found.hierarchy_id())) else {
             return Ok(());
         };
-        let directory = hierarchy.directory(&path);
+        let Some(directory) = hierarchy.directory(&path) else { return Ok(()) };
         for (group, file) in [(abi::CG_GROUP_MEMORY_STAT, "memory.stat"), (abi::CG_GROUP_IO, "io.stat")] {
             if request.groups & group != 0 {
                 // A cgroup without the controller has no such file, and nothing to flush.
@@ -182,7 +192,7 @@ impl BpfEngine {
     }
 
     fn try_flush(&mut self, target: &Target) -> Result<FlushedSubtree, WalkError> {
-        let found = find(&self.hierarchies, "target", target)?;
+        let found = self.find("target", target)?;
         // An answer that goes down from here, and has everything in it, is what a flush prepares.
         let order = Order::DescendantsPre.to_abi();
         let request =
@@ -193,7 +203,7 @@ impl BpfEngine {
             return Err(WalkError::NoSuchCgroup { field: "target", target: target.to_text() });
         }
         self.recorder.learn_names(&WalkRequest::ancestors(request.start), &mut cost)?;
-        if self.recorder.kernel().facts().flushes_by_subsystem {
+        if self.recorder.kernel.facts().flushes_by_subsystem {
             self.freshen_by_files(&request, &found, &flushed, &mut cost)?;
         }
         let path = self.recorder.path(found.hierarchy_id(), flushed.cgroup_id);
@@ -214,8 +224,10 @@ impl BpfEngine {
         if let Some(hierarchy) = hierarchy {
             let from_files = self.metrics_of_files(hierarchy, is_root, &sample, metrics);
             if !from_files.is_empty() {
-                let directory = hierarchy.directory(&unescape_path(&path).ok()?);
-                set_from_files(&mut sample, read_metrics(hierarchy, &directory, is_root, from_files));
+                // What is above the mount has no files here.
+                if let Some(directory) = hierarchy.directory(&unescape_path(&path).ok()?) {
+                    set_from_files(&mut sample, read_metrics(hierarchy, &directory, is_root, from_files));
+                }
             }
         }
         path.as_ref().clone_into(&mut sample.path);

@@ -83,7 +83,6 @@ pub(super) fn end(end: abi::cg_end) -> Option<WalkEnd> {
         abi::CG_END_LIMIT => Some(WalkEnd::Limit),
         abi::CG_END_STOP_AT => Some(WalkEnd::StopAt),
         abi::CG_END_STOP_WHEN => Some(WalkEnd::StopWhen),
-        abi::CG_END_RECORDS_FULL => Some(WalkEnd::Truncated),
         _ => None,
     }
 }

@@ -41,8 +41,8 @@ impl Engine {
     }
 
     /// Every engine, and why it is not there or what is to be known of it.
-    pub fn engines(&mut self) -> Vec<(WalkEngine, Result<&'static str, String>)> {
-        let flushes_locked = self.bpf.as_mut().is_ok_and(BpfEngine::flushes_locked);
+    pub fn engines(&self) -> Vec<(WalkEngine, Result<&'static str, String>)> {
+        let flushes_locked = self.bpf.as_ref().is_ok_and(BpfEngine::flushes_locked);
         let unlocked =
             if flushes_locked { "this kernel flushes under cgroup_mutex all the same" } else { "" };
         let by_bpf = |reason| self.bpf.as_ref().map(|_| reason).map_err(Clone::clone);

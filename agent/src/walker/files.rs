@@ -74,7 +74,7 @@ impl Cgroup {
         let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).count();
         let mut path = path;
         for level in (0..=u32::try_from(names).unwrap_or(u32::MAX)).rev() {
-            let directory = hierarchy.directory(path);
+            let directory = hierarchy.directory(path).ok_or(io::ErrorKind::NotFound)?;
             let id = fs::metadata(&directory)?.ino();
             if let Some(child) = line.last_mut() {
                 child.parent_id = id;

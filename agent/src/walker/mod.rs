@@ -8,6 +8,7 @@ mod engine;
 mod files;
 mod find;
 mod join;
+mod locked;
 mod memory_stat;
 mod observe;
 mod raw;
@@ -16,6 +17,7 @@ mod request;
 mod sample_files;
 mod sources;
 mod tree;
+mod unlocked;
 
 use std::{io, thread};
 

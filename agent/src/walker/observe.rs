@@ -40,14 +40,11 @@ fn observe_one(
     hierarchy: &Hierarchy,
     path: &[u8],
 ) -> Option<Observation> {
-    let file = hierarchy.directory(path).join("memory.stat");
+    let file = hierarchy.directory(path)?.join("memory.stat");
     let located = hierarchies.locate_in(hierarchy.id, path).ok()?;
     let start = Start::Directory(located.directory.as_fd());
-    let request = WalkRequest {
-        order: abi::CG_ORDER_SELF_ONLY,
-        groups: abi::CG_GROUP_MEMORY_STAT,
-        ..WalkRequest::ancestors(start)
-    };
+    let request =
+        WalkRequest { groups: abi::CG_GROUP_MEMORY_STAT, ..WalkRequest::of(start, abi::CG_ORDER_SELF_ONLY) };
     let before = fs::read_to_string(&file).ok()?;
     let drained = kernel.walk_slice(&request, None).ok()?;
     let after = fs::read_to_string(&file).ok()?;
@@ -61,7 +58,12 @@ fn children(hierarchy: &Hierarchy, path: &[u8]) -> Vec<Vec<u8>> {
         let parent = path.strip_suffix(b"/").unwrap_or(path);
         [parent, b"/", name.as_bytes()].concat()
     };
-    let entries = fs::read_dir(hierarchy.directory(path)).into_iter().flatten().flatten();
+    let entries = hierarchy
+        .directory(path)
+        .and_then(|directory| fs::read_dir(directory).ok())
+        .into_iter()
+        .flatten()
+        .flatten();
     let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     directories.map(|entry| below(&entry.file_name())).collect()
 }

@@ -44,7 +44,7 @@ impl Order {
 /// How a walk is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalkEngine {
-    /// All at once, under cgroup_mutex.
+    /// Under cgroup_mutex, at once or subtree by subtree.
     Locked,
     /// In slices under RCU.
     Unlocked,
@@ -156,9 +156,19 @@ pub enum WalkError {
     /// A slice has no room for all of a cgroup's ancestors.
     #[error("the cgroup is deeper than one slice has room for; raise slice_rows_max and slice_names_max")]
     TooDeep,
+    /// A locked walk was cut into subtrees, one in the other, too often.
+    #[error(
+        "{levels_max} levels of cgroups are each too large for one hold of cgroup_mutex; \
+         raise locked_rows_max, or ask for the unlocked engine"
+    )]
+    TooManyLevels {
+        /// The limit.
+        levels_max: u32,
+    },
     /// Cgroups were removed faster than the walk found its way among them.
     #[error(
-        "cgroups around the walk's place were removed {restarts} times; try again, or ask for the locked engine"
+        "the walk's place and all around it were removed {restarts} times; \
+         try again, or ask for the locked engine"
     )]
     Restarted {
         /// How often it began again.

@@ -26,13 +26,21 @@ struct Node {
     seen_at: Instant,
 }
 
-/// The cgroups whose names are known.
+/// The cgroups whose names are known. Paths are as the mounts show them: a cgroup above what is mounted
+/// is `/..`, and the one above that `/../..`, as in /proc/self/cgroup in a cgroup namespace (cgroups(7)).
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     nodes: HashMap<NodeKey, Node>,
+    /// By hierarchy: the cgroup that its mount shows as the root.
+    mounted: HashMap<u32, u64>,
 }
 
 impl Tree {
+    /// A tree of hierarchies that are mounted like this: hierarchy id, id of the mount's root.
+    pub(super) fn mounted(mounted: impl IntoIterator<Item = (u32, u64)>) -> Self {
+        Self { nodes: HashMap::new(), mounted: mounted.into_iter().collect() }
+    }
+
     /// Takes in a name that the kernel sent.
     pub(super) fn name(&mut self, name: Name, now: Instant) {
         let Name { hierarchy_id, cgroup_id, name } = name;
@@ -55,31 +63,46 @@ impl Tree {
         *node.name_hash.get_or_insert(record.name_hash) == record.name_hash
     }
 
-    /// The path of a cgroup as text; `None` if a name between it and the root is not known.
+    /// The path of a cgroup as text; `None` if a name between it and the root is not known, or it is
+    /// beside what is mounted.
     pub(super) fn path(&mut self, hierarchy_id: u32, id: u64) -> Option<Arc<str>> {
+        let mounted = self.mounted.get(&hierarchy_id).copied();
         let mut below: Vec<u64> = Vec::new();
         let mut at = id;
         let mut path: Arc<str> = loop {
+            if mounted == Some(at) {
+                break Arc::from("/");
+            }
             let node = self.nodes.get(&(hierarchy_id, at))?;
             if let Some(path) = &node.path {
                 break Arc::clone(path);
             }
-            below.push(at);
-            match node.parent_id? {
-                0 => break Arc::from(""),
-                parent => at = parent,
+            match (node.parent_id?, mounted) {
+                (0, Some(mounted)) => return self.path_above(hierarchy_id, id, mounted),
+                (0, None) => break Arc::from("/"),
+                (parent, _) => {
+                    below.push(at);
+                    at = parent;
+                }
             }
         };
         while let Some(id) = below.pop() {
             let node = self.nodes.get_mut(&(hierarchy_id, id))?;
-            path = match (node.parent_id, &*path) {
-                (Some(0), _) => Arc::from("/"),
-                (_, "/") => format!("/{}", escape_path(&node.name)).into(),
-                (_, above) => format!("{above}/{}", escape_path(&node.name)).into(),
-            };
+            let above = if &*path == "/" { "" } else { &*path };
+            path = format!("{above}/{}", escape_path(&node.name)).into();
             node.path = Some(Arc::clone(&path));
         }
         Some(path)
+    }
+
+    /// The path of a cgroup above the mount's root; `None` if it is not above it.
+    fn path_above(&self, hierarchy_id: u32, id: u64, mounted: u64) -> Option<Arc<str>> {
+        let (mut path, mut at) = (String::new(), mounted);
+        while at != id {
+            at = self.nodes.get(&(hierarchy_id, at))?.parent_id?;
+            path.push_str("/..");
+        }
+        Some(path.into())
     }
 
     /// Drops the cgroups that no walk has met for `age`, and says whether there were any.
@@ -122,6 +145,19 @@ mod tests {
     fn a_path_needs_every_name_up_to_the_root() {
         let mut tree = tree(&[(3, 2, b"c")], Instant::now());
         assert_eq!(tree.path(0, 3), None);
+    }
+
+    #[test]
+    fn paths_are_as_the_mount_shows_them() {
+        let nodes = [(1, 0, &b""[..]), (2, 1, b"a"), (3, 2, b"b"), (4, 3, b"c"), (5, 2, b"beside")];
+        let mut tree = tree(&nodes, Instant::now());
+        tree.mounted = HashMap::from([(0, 3)]);
+        let mut check = |id, expect: Option<&str>| assert_eq!(tree.path(0, id).as_deref(), expect);
+        check(4, Some("/c"));
+        check(3, Some("/"));
+        check(2, Some("/.."));
+        check(1, Some("/../.."));
+        check(5, None);
     }
 
     #[test]

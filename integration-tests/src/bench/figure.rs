@@ -17,6 +17,11 @@ impl Figure {
         Self { name, unit, values }
     }
 
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its median as a row.
     pub fn row(&self) -> Row {
         self.with_value(self.median())
@@ -27,15 +32,14 @@ impl Figure {
         self.with_value(self.values.iter().copied().fold(f64::NAN, f64::max))
     }
 
-    /// Its median as a row, with its ratio to the median of `baseline`. `reach` is what that ratio may
-    /// be at most.
-    pub fn row_against(&self, baseline: &Self, reach: f64) -> Row {
+    /// Its median as a row, with its ratio to the median of `baseline`.
+    pub fn row_against(&self, baseline: &Self) -> Row {
         let ratio = self.median() / baseline.median();
-        Row { compared: Some(Compared { baseline: baseline.name.clone(), ratio, reach }), ..self.row() }
+        Row { ratio: Some(Ratio { baseline: baseline.name.clone(), ratio }), ..self.row() }
     }
 
     fn with_value(&self, value: f64) -> Row {
-        Row { name: self.name.clone(), unit: self.unit, value, compared: None }
+        Row { name: self.name.clone(), unit: self.unit, value, ratio: None, reach: None }
     }
 
     /// The mean of the middle two where there are two; not a number where nothing was measured.
@@ -47,62 +51,86 @@ impl Figure {
     }
 }
 
+/// The value that 99 of 100 do not exceed; not a number where nothing was measured.
+pub(super) fn p99(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let at = (values.len() * 99).div_ceil(100);
+    values.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
 /// A line of the answer.
 #[derive(Debug, Clone)]
 pub struct Row {
     name: String,
     unit: &'static str,
     value: f64,
-    compared: Option<Compared>,
+    ratio: Option<Ratio>,
+    reach: Option<f64>,
 }
 
 #[derive(Debug, Clone)]
-struct Compared {
+struct Ratio {
     baseline: String,
     ratio: f64,
-    reach: f64,
-}
-
-impl Compared {
-    /// What was not measured was not reached.
-    fn is_passed(&self) -> bool {
-        self.ratio <= self.reach
-    }
 }
 
 impl Row {
-    /// Whether it has a reach and does not meet it.
-    pub fn is_missed(&self) -> bool {
-        self.compared.as_ref().is_some_and(|compared| !compared.is_passed())
+    /// Judges it: the most that its ratio may be, or, where it has none, its value.
+    #[must_use]
+    pub fn reach(self, most: f64) -> Self {
+        Self { reach: Some(most), ..self }
     }
 
-    /// The row for programs; null where it is compared with nothing.
+    /// Whether it has a reach and does not meet it.
+    pub fn is_missed(&self) -> bool {
+        self.pass() == Some(false)
+    }
+
+    /// What was not measured was not reached.
+    fn pass(&self) -> Option<bool> {
+        let judged = self.ratio.as_ref().map_or(self.value, |ratio| ratio.ratio);
+        self.reach.map(|most| judged <= most)
+    }
+
+    /// The row for programs; null where it is compared with nothing, and where it has no reach.
     pub fn to_json(&self) -> Value {
-        let compared = self.compared.as_ref();
         json!({
             "name": self.name,
             "value": self.value,
             "unit": self.unit,
-            "baseline": compared.map(|compared| &compared.baseline),
-            "ratio": compared.map(|compared| compared.ratio),
-            "reach": compared.map(|compared| compared.reach),
-            "pass": compared.map(Compared::is_passed),
+            "baseline": self.ratio.as_ref().map(|ratio| &ratio.baseline),
+            "ratio": self.ratio.as_ref().map(|ratio| ratio.ratio),
+            "reach": self.reach,
+            "pass": self.pass(),
         })
     }
 
     fn cells(&self) -> [String; 7] {
-        let told =
-            |tell: &dyn Fn(&Compared) -> String| self.compared.as_ref().map_or_else(|| "-".to_owned(), tell);
+        let or_none = |told: Option<String>| told.unwrap_or_else(|| "-".to_owned());
+        let reach = |most| match self.ratio {
+            Some(_) => format!("<= {most:.3}"),
+            None => format!("<= {}", shown(most)),
+        };
         [
             self.name.clone(),
-            format!("{:.0}", self.value),
+            shown(self.value),
             self.unit.to_owned(),
-            told(&|compared| compared.baseline.clone()),
-            told(&|compared| format!("{:.3}", compared.ratio)),
-            told(&|compared| format!("<= {:.3}", compared.reach)),
-            told(&|compared| if compared.is_passed() { "yes" } else { "NO" }.to_owned()),
+            or_none(self.ratio.as_ref().map(|ratio| ratio.baseline.clone())),
+            or_none(self.ratio.as_ref().map(|ratio| format!("{:.3}", ratio.ratio))),
+            or_none(self.reach.map(reach)),
+            or_none(self.pass().map(|pass| if pass { "yes" } else { "NO" }.to_owned())),
         ]
     }
+}
+
+/// Three digits, more only where there are more before the point.
+fn shown(value: f64) -> String {
+    let decimals = match value.abs() {
+        value if value >= 100.0 || value.fract() == 0.0 => 0,
+        value if value >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{value:.decimals$}")
 }
 
 /// The rows for people.
@@ -139,9 +167,20 @@ mod tests {
     }
 
     #[test]
+    fn one_of_a_hundred_may_be_above_the_99th_percentile() {
+        let up_to = |most: u32| (1..=most).rev().map(f64::from).collect::<Vec<_>>();
+        let check = |values: Vec<f64>, expect: f64| assert!((p99(values) - expect).abs() < 1e-9, "{expect}");
+        check(up_to(1), 1.0);
+        check(up_to(99), 99.0);
+        check(up_to(100), 99.0);
+        check(up_to(1000), 990.0);
+        assert!(p99(Vec::new()).is_nan());
+    }
+
+    #[test]
     fn a_reach_is_met_up_to_and_including_itself() {
         let check = |values: &[f64], baseline: &[f64], missed| {
-            let row = figure(values).row_against(&figure(baseline), 0.5);
+            let row = figure(values).row_against(&figure(baseline)).reach(0.5);
             assert_eq!(row.is_missed(), missed, "{values:?} against {baseline:?}");
         };
         check(&[4.0], &[10.0], false);
@@ -152,18 +191,38 @@ mod tests {
     }
 
     #[test]
+    fn a_reach_without_a_baseline_is_of_the_value() {
+        let check = |values: &[f64], missed| {
+            assert_eq!(figure(values).row().reach(5.0).is_missed(), missed, "{values:?}");
+        };
+        check(&[5.0], false);
+        check(&[5.1], true);
+        check(&[], true);
+        assert!(!figure(&[]).row().is_missed());
+    }
+
+    #[test]
     fn programs_find_the_same_keys_in_every_row() {
         let alone = figure(&[1.0]).row().to_json();
-        let compared = figure(&[1.0]).row_against(&figure(&[4.0]), 0.5).to_json();
         let expect = json!({
             "name": "walk", "value": 1.0, "unit": "ns",
             "baseline": null, "ratio": null, "reach": null, "pass": null,
         });
         assert_eq!(alone, expect);
+        let compared = figure(&[1.0]).row_against(&figure(&[4.0])).reach(0.5).to_json();
         let expect = json!({
             "name": "walk", "value": 1.0, "unit": "ns",
             "baseline": "walk", "ratio": 0.25, "reach": 0.5, "pass": true,
         });
         assert_eq!(compared, expect);
+    }
+
+    #[test]
+    fn people_see_three_digits() {
+        let check = |value, expect: &str| assert_eq!(shown(value), expect);
+        check(1234.5, "1234");
+        check(12.345, "12.3");
+        check(0.625, "0.62");
+        check(96.0, "96");
     }
 }

@@ -4,10 +4,20 @@
 //! of medians of the same run, whose rounds measure figure and baseline by turns: what disturbs the
 //! machine disturbs both.
 
-mod cpu_stat;
+mod agent;
+mod client;
+mod dirtier;
+mod disturb;
 mod figure;
+mod files;
+mod interleaved;
 mod machine;
+mod noop;
+mod probe;
+mod process;
+mod trees;
 mod walk;
+mod worker;
 
 use std::{
     fs, io,
@@ -26,7 +36,7 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
 };
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::JoinHandle};
 
 pub use figure::{Figure, Row};
 use machine::Machine;
@@ -34,17 +44,39 @@ use machine::Machine;
 const REACH_MISSED: u8 = 1;
 const USAGE: u8 = 2;
 
+/// Before each row with --rows-to-stdout: how a program tells them from what else a guest says.
+const ROW_PREFIX: &str = "cgfleet-bench-row: ";
+
+type Run = fn(&Bench) -> Result<Vec<Row>>;
+
 struct Scenario {
     name: &'static str,
     about: &'static str,
-    run: fn(&Bench) -> Result<Vec<Row>>,
+    run: Run,
+    /// What only a guest can show, for there cgroup v2 has every controller.
+    guest_part: Option<Run>,
 }
 
-const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "walk",
-    about: "an agent's walk of many cgroups, against readers of their cpu.stat files",
-    run: walk::run,
-}];
+const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "walk",
+        about: "an agent's walk of many cgroups, against the kernel's iterator and readers of files",
+        run: walk::run,
+        guest_part: Some(walk::run_in_guest),
+    },
+    Scenario {
+        name: "disturb",
+        about: "what a mkdir and a real-time thread feel of an agent that walks back to back",
+        run: disturb::run,
+        guest_part: None,
+    },
+    Scenario {
+        name: "agent",
+        about: "CPU time, memory and verifier instructions of an agent that takes a tick every second",
+        run: agent::run,
+        guest_part: Some(agent::run_in_guest),
+    },
+];
 
 /// What a scenario measures with.
 #[derive(Debug)]
@@ -66,6 +98,11 @@ impl Bench {
     /// Waits for an answer.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
+    }
+
+    /// Lets this go on beside what is measured.
+    fn spawn<F: Future<Output: Send> + Send + 'static>(&self, future: F) -> JoinHandle<F::Output> {
+        self.runtime.spawn(future)
     }
 
     /// Measures so many times, after one round that warms up and is forgotten. Ends early, with an
@@ -90,20 +127,69 @@ fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {
     (result, started.elapsed())
 }
 
+/// What the arguments ask for.
+enum Job {
+    Run { scenario: &'static Scenario, run: Run, rows_to_stdout: bool },
+    NameGuestParts,
+    Work { arguments: Vec<String> },
+}
+
 /// Runs the scenario that the arguments name. Exits with 0 if every reach was met, 1 if one was missed
-/// or nothing could be measured, 2 if the arguments are not one scenario's name.
+/// or nothing could be measured, 2 if the arguments are not one scenario's name and flags for it.
 pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     let arguments: Vec<String> = arguments.collect();
-    let named = |scenario: &&Scenario| arguments.as_slice() == [scenario.name];
-    let Some(scenario) = SCENARIOS.iter().find(named) else {
-        let given = if arguments.is_empty() { "no scenario".to_owned() } else { arguments.join(" ") };
-        eprintln!("bench: {given}: give the name of one scenario:");
-        for scenario in SCENARIOS {
-            eprintln!("  {:10} {}", scenario.name, scenario.about);
+    match parse(&arguments) {
+        Some(Job::Run { scenario, run, rows_to_stdout }) => judge(scenario, run, rows_to_stdout),
+        Some(Job::NameGuestParts) => {
+            let named = SCENARIOS.iter().filter(|scenario| scenario.guest_part.is_some());
+            for scenario in named {
+                println!("{}", scenario.name);
+            }
+            ExitCode::SUCCESS
         }
-        return ExitCode::from(USAGE);
-    };
-    match perform(scenario) {
+        Some(Job::Work { arguments }) => match worker::become_one(&arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("bench {}: {error:#}", arguments.join(" "));
+                ExitCode::FAILURE
+            }
+        },
+        None => {
+            let given = if arguments.is_empty() { "no scenario".to_owned() } else { arguments.join(" ") };
+            eprintln!("bench: {given}: give the name of one scenario:");
+            for scenario in SCENARIOS {
+                eprintln!("  {:10} {}", scenario.name, scenario.about);
+            }
+            eprintln!("and, if wanted:");
+            eprintln!("  --guest-part      the part of it for a guest whose cgroup v2 has every controller");
+            eprintln!("  --rows-to-stdout  print each row as a line of JSON, and write no file");
+            eprintln!("or --guest-parts alone, for the names of the scenarios that have such a part");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn parse(arguments: &[String]) -> Option<Job> {
+    let (first, others) = arguments.split_first()?;
+    match (first.as_str(), others) {
+        ("--guest-parts", []) => return Some(Job::NameGuestParts),
+        (worker::FLAG, others) => return Some(Job::Work { arguments: others.to_vec() }),
+        _ => {}
+    }
+    let scenario = SCENARIOS.iter().find(|scenario| scenario.name == first)?;
+    let (mut run, mut rows_to_stdout) = (scenario.run, false);
+    for flag in others {
+        match flag.as_str() {
+            "--guest-part" => run = scenario.guest_part?,
+            "--rows-to-stdout" => rows_to_stdout = true,
+            _ => return None,
+        }
+    }
+    Some(Job::Run { scenario, run, rows_to_stdout })
+}
+
+fn judge(scenario: &Scenario, run: Run, rows_to_stdout: bool) -> ExitCode {
+    match perform(scenario.name, run, rows_to_stdout) {
         Ok(rows) if rows.iter().any(Row::is_missed) => {
             eprintln!("bench {}: a reach was missed", scenario.name);
             ExitCode::from(REACH_MISSED)
@@ -116,13 +202,18 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     }
 }
 
-fn perform(scenario: &Scenario) -> Result<Vec<Row>> {
+fn perform(name: &str, run: Run, rows_to_stdout: bool) -> Result<Vec<Row>> {
     let machine = Machine::here()?;
     println!("{machine}\n");
-    let rows = (scenario.run)(&Bench::new()?)?;
+    let rows = run(&Bench::new()?)?;
     println!("\n{}", figure::table(&rows));
-    let path = write(scenario.name, &machine, &rows)?;
-    println!("\nwritten to {}", path.display());
+    if rows_to_stdout {
+        for row in &rows {
+            println!("{ROW_PREFIX}{}", row.to_json());
+        }
+    } else {
+        println!("\nwritten to {}", write(name, &machine, &rows)?.display());
+    }
     Ok(rows)
 }
 

@@ -131,10 +131,6 @@ async fn an_agent_refuses_what_it_cannot_walk() -> Result<()> {
         (joined(by_id(1)), invalid(&no_path)),
         (joined(of_hierarchy("memory", by_path("/a"))), invalid(&no_path)),
         (
-            WalkSpec { engine: WalkEngine::Locked.into(), max_depth: Some(1), ..self_of(by_path("/")) },
-            invalid(&["spec.engine", "WALK_ENGINE_LOCKED", "WALK_ENGINE_UNLOCKED"]),
-        ),
-        (
             WalkSpec { stop_when: condition("pids.current", 0), ..self_of(by_path("/")) },
             invalid(&["spec.stop_when.comparison", "\"0\"", "COMPARISON_GREATER_OR_EQUAL (4)"]),
         ),
