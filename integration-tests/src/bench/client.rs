@@ -19,7 +19,7 @@ pub(super) const CPU: &str = "cpu";
 /// The record groups that the catalogue knows: the first words of its metrics' names.
 pub(super) fn groups() -> Vec<&'static str> {
     let mut groups = Vec::new();
-    for group in Metric::ALL.map(group_of) {
+    for group in Metric::ALL.iter().map(|metric| group_of(*metric)) {
         // Metrics are numbered as they were added, so those of a group need not be neighbours.
         if !groups.contains(&group) {
             groups.push(group);
