@@ -223,7 +223,7 @@ impl BpfEngine {
         let hierarchy = self.hierarchies.by_id(record.hierarchy_id);
         let is_root = record.level == 0;
         if let Some(hierarchy) = hierarchy {
-            let from_files = self.metrics_of_files(hierarchy, is_root, &sample, metrics);
+            let from_files = metrics_of_files(hierarchy, is_root, &sample, metrics);
             if !from_files.is_empty() {
                 // What is above the mount has no files here.
                 if let Some(directory) = hierarchy.directory(&unescape_path(&path).ok()?) {
@@ -234,25 +234,24 @@ impl BpfEngine {
         path.as_ref().clone_into(&mut sample.path);
         Some(sample)
     }
+}
 
-    /// The metrics of the groups that have to be read from files: those of a root that the kernel does not
-    /// keep in the cgroup, CPU time of cgroup v1, and what of memory.stat has no known place.
-    fn metrics_of_files(
-        &self,
-        hierarchy: &Hierarchy,
-        is_root: bool,
-        sample: &CgroupSample,
-        metrics: MetricSet,
-    ) -> MetricSet {
-        let is_of_file = |group: &&MetricGroup| match group {
-            MetricGroup::Cpu if !hierarchy.is_v2() => hierarchy.has_controller("cpuacct"),
-            MetricGroup::MemoryStat => decode::is_absent(sample, metrics, **group),
-            group => is_root && decode::is_absent(sample, metrics, **group),
-        };
-        let groups = MetricGroup::ALL.iter().filter(|group| metrics.touches(**group)).filter(is_of_file);
-        let of_groups: MetricSet = groups.flat_map(|group| group.metrics()).collect();
-        metrics.intersection(of_groups)
-    }
+/// The metrics of the groups that have to be read from files: those of a root that the kernel does not
+/// keep in the cgroup, CPU time of cgroup v1, and what of memory.stat has no known place.
+fn metrics_of_files(
+    hierarchy: &Hierarchy,
+    is_root: bool,
+    sample: &CgroupSample,
+    metrics: MetricSet,
+) -> MetricSet {
+    let is_of_file = |group: &&MetricGroup| match group {
+        MetricGroup::Cpu if !hierarchy.is_v2() => hierarchy.has_controller("cpuacct"),
+        MetricGroup::MemoryStat => decode::is_absent(sample, metrics, **group),
+        group => is_root && decode::is_absent(sample, metrics, **group),
+    };
+    let groups = MetricGroup::ALL.iter().filter(|group| metrics.touches(**group)).filter(is_of_file);
+    groups
+        .fold(MetricSet::default(), |set, group| set.union(metrics.intersection(MetricSet::of_group(*group))))
 }
 
 impl From<BpfWalk> for WalkEngine {

@@ -83,9 +83,8 @@ impl Engine {
         let walk = match spec.engine {
             Some(WalkEngine::Files) => return self.files.walk(spec),
             Some(WalkEngine::Locked) => BpfWalk::Locked,
-            Some(WalkEngine::Unlocked) => BpfWalk::Unlocked,
             None if self.bpf.is_err() => return self.files.walk(spec),
-            None => BpfWalk::Unlocked,
+            Some(WalkEngine::Unlocked) | None => BpfWalk::Unlocked,
         };
         match &mut self.bpf {
             Ok(bpf) => bpf.walk(spec, walk),

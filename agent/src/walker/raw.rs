@@ -46,12 +46,11 @@ impl RawUnit {
     /// The kernel's number in the metric's unit.
     pub(super) fn to_metric(self, raw: u64) -> u64 {
         match self {
-            Self::Same => raw,
             Self::Nanoseconds => raw / NS_PER_USEC,
             Self::PageLimit if raw >= page_counter_max() => Limit::Max.into(),
             Self::PidLimit if raw >= PIDS_MAX => Limit::Max.into(),
             Self::Pages | Self::PageLimit => raw.saturating_mul(page_bytes()),
-            Self::PidLimit => raw,
+            Self::Same | Self::PidLimit => raw,
         }
     }
 
