@@ -78,7 +78,7 @@ impl<W: Write> Report<W> {
         while let Some(message) = server.link.next(&mut stream).await? {
             match message.event {
                 Some(Event::Points(points)) => {
-                    self.add(points.points.into_iter().map(|point| Part::Point(Box::new(point))))?
+                    self.add(points.points.into_iter().map(|point| Part::Point(Box::new(point))))?;
                 }
                 Some(Event::Gap(gap)) => self.add([Part::Gap(gap)])?,
                 None => {}
