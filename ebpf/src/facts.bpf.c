@@ -39,8 +39,6 @@ enum memcg_stat_item {
 	MEMCG_PERCPU_B,
 	MEMCG_SOCK,
 	MEMCG_VMALLOC,
-	MEMCG_ZSWAP_B,
-	MEMCG_ZSWAPPED,
 };
 
 enum vm_event_item {
@@ -106,8 +104,6 @@ int read_facts(struct bpf_iter__cgroup *ctx)
 	ITEM(f, CG_ITEM_SOCK, enum memcg_stat_item, MEMCG_SOCK);
 	ITEM(f, CG_ITEM_VMALLOC, enum memcg_stat_item, MEMCG_VMALLOC);
 	ITEM(f, CG_ITEM_SHMEM, enum node_stat_item, NR_SHMEM);
-	ITEM(f, CG_ITEM_ZSWAP, enum memcg_stat_item, MEMCG_ZSWAP_B);
-	ITEM(f, CG_ITEM_ZSWAPPED, enum memcg_stat_item, MEMCG_ZSWAPPED);
 	ITEM(f, CG_ITEM_FILE_MAPPED, enum node_stat_item, NR_FILE_MAPPED);
 	ITEM(f, CG_ITEM_FILE_DIRTY, enum node_stat_item, NR_FILE_DIRTY);
 	ITEM(f, CG_ITEM_FILE_WRITEBACK, enum node_stat_item, NR_WRITEBACK);

@@ -100,8 +100,6 @@ fields! {
         MemoryStatSock: sock_bytes,
         MemoryStatVmalloc: vmalloc_bytes,
         MemoryStatShmem: shmem_bytes,
-        MemoryStatZswap: zswap_bytes,
-        MemoryStatZswapped: zswapped_bytes,
         MemoryStatFileMapped: file_mapped_bytes,
         MemoryStatFileDirty: file_dirty_bytes,
         MemoryStatFileWriteback: file_writeback_bytes,

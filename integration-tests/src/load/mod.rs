@@ -25,7 +25,7 @@ const ARGUMENT: &str = "--load";
 /// Of a load's time, one part in so many is work: many loads share few CPUs.
 const REST: u32 = 30;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 const MIB: usize = 1 << 20;
 
@@ -132,6 +132,8 @@ loads! {
     Refault = "refault", true, files::refault;
     /// Runs programs from the disk, which maps them.
     Mapped = "mapped", true, files::mapped;
+    /// Reads a file so often that it is active, and has it reclaimed.
+    Active = "active", true, files::active;
     /// Reads and writes past the page cache.
     Direct = "direct", true, files::direct;
     /// Discards what the filesystem does not use.

@@ -72,6 +72,7 @@ pub(crate) const PLAN: &[Planned] = &[
     leaf("write", 4, Load::Write),
     leaf("write-slowly", 2, Load::Write).with(&[("io.max", "DEVICE wbps=1048576")]).needs(Needs::IoOnV2),
     leaf("refault", 3, Load::Refault).with(&[("memory.max", "8388608")]),
+    leaf("active", 2, Load::Active),
     leaf("mapped", 3, Load::Mapped),
     leaf("direct", 3, Load::Direct),
     leaf("discard", 1, Load::Discard).needs(Needs::IoOnV2),

@@ -54,6 +54,12 @@ impl Tallies {
         self.by_metric.values().map(|tally| tally.mismatches).sum()
     }
 
+    pub(crate) fn summary(&self) -> String {
+        let sum = |of: fn(&Tally) -> u64| self.by_metric.values().map(of).sum::<u64>();
+        let (compared, exact) = (sum(|tally| tally.compared), sum(|tally| tally.exact));
+        format!("{compared} comparisons, {exact} of them exact, {} mismatches", self.mismatches())
+    }
+
     pub(crate) fn was_not_zero(&self, metric: Metric) -> bool {
         self.by_metric.get(&metric).is_some_and(|tally| !tally.not_zero_in.is_empty())
     }

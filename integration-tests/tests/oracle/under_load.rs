@@ -40,7 +40,9 @@ async fn compare_all(forest: &Forest) -> Result<()> {
     let mut oracle = Oracle::ask(&agent).await?;
     let mut engines = [WalkEngine::Unlocked, WalkEngine::Locked].into_iter().cycle();
     let mut rounds = 0;
-    while forest.started.elapsed() < LOAD_TIME_MIN
+    // Each engine has its turn.
+    while rounds < 2
+        || forest.started.elapsed() < LOAD_TIME_MIN
         || (!oracle.never_moved().is_empty() && forest.started.elapsed() < LOAD_TIME_MAX)
     {
         let engine = engines.next().unwrap_or_default();
@@ -54,7 +56,11 @@ async fn compare_all(forest: &Forest) -> Result<()> {
         forest.go_on().await?;
         rounds += 1;
     }
-    println!("{rounds} rounds, {:.1?} of load, {} cgroups", forest.started.elapsed(), oracle.cgroups.len());
+    let (took, cgroups) = (forest.started.elapsed(), oracle.cgroups.len());
+    println!(
+        "cgfleet-show: {rounds} rounds, {took:.1?} of load, {cgroups} cgroups: {}",
+        oracle.tallies.summary()
+    );
     oracle.tallies.print(&oracle.capabilities);
     let places = oracle.capabilities.iter().filter(|it| it.metric.starts_with("memory_stat."));
     let mut reasons: HashMap<&str, u32> = HashMap::new();

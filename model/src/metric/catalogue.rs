@@ -128,12 +128,6 @@ metrics! {
     MemoryStatShmem: MemoryStat, "memory_stat.shmem_bytes", "bytes", Gauge,
         flat("memory.stat", "shmem"), Some(flat("memory.stat", "total_shmem")),
         "tmpfs and shared memory.";
-    MemoryStatZswap: MemoryStat, "memory_stat.zswap_bytes", "bytes", Gauge,
-        flat("memory.stat", "zswap"), None,
-        "Memory that compressed swap takes.";
-    MemoryStatZswapped: MemoryStat, "memory_stat.zswapped_bytes", "bytes", Gauge,
-        flat("memory.stat", "zswapped"), None,
-        "Application memory that went to compressed swap.";
     MemoryStatFileMapped: MemoryStat, "memory_stat.file_mapped_bytes", "bytes", Gauge,
         flat("memory.stat", "file_mapped"), Some(flat("memory.stat", "total_mapped_file")),
         "Page cache that is mapped.";

@@ -116,6 +116,13 @@ pub(super) const NEEDS: &[Need] = &[
         packages: Packages::Apt(&[&["util-linux", "mount"]]),
     },
     Need {
+        what: "perl",
+        why: "advises the kernel on memory, in the tests' loads",
+        jobs: &[Job::Test, Job::Vm],
+        present: |_| on_path("perl"),
+        packages: Packages::Apt(&[&["perl-base"]]),
+    },
+    Need {
         what: "strip",
         why: "makes the programs fit a guest's memory",
         jobs: &[Job::Vm],

@@ -77,8 +77,6 @@ items! {
     MemoryStatSock: CG_ITEM_SOCK, State, Pages, "sock", None;
     MemoryStatVmalloc: CG_ITEM_VMALLOC, State, Pages, "vmalloc", None;
     MemoryStatShmem: CG_ITEM_SHMEM, State, Pages, "shmem", Some("total_shmem");
-    MemoryStatZswap: CG_ITEM_ZSWAP, State, Same, "zswap", None;
-    MemoryStatZswapped: CG_ITEM_ZSWAPPED, State, Pages, "zswapped", None;
     MemoryStatFileMapped: CG_ITEM_FILE_MAPPED, State, Pages, "file_mapped", Some("total_mapped_file");
     MemoryStatFileDirty: CG_ITEM_FILE_DIRTY, State, Pages, "file_dirty", Some("total_dirty");
     MemoryStatFileWriteback: CG_ITEM_FILE_WRITEBACK, State, Pages, "file_writeback", Some("total_writeback");
