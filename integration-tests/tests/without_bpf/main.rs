@@ -32,7 +32,7 @@ const ORDERS: [CgroupOrder; 5] = [
 const V1_CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];
 const BY_BPF: [WalkEngine; 2] = [WalkEngine::Unlocked, WalkEngine::Locked];
 /// No answer takes a tenth of this, in a guest either.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// One agent for each reason not to have BPF.
 async fn agents() -> Result<Vec<(Lacking, Daemon)>> {
@@ -62,8 +62,8 @@ fn on(hierarchy: &str, path: String) -> CgroupTarget {
     CgroupTarget { hierarchy: hierarchy.to_owned(), ..by_path(path) }
 }
 
-fn stop_when(metric: Metric, comparison: Comparison, value: u64) -> Option<Condition> {
-    Some(Condition { metric: metric.name().to_owned(), comparison: comparison.into(), value })
+fn condition(metric: Metric, comparison: Comparison, value: u64) -> Condition {
+    Condition { metric: metric.name().to_owned(), comparison: comparison.into(), value }
 }
 
 /// Every way to ask for T with P, its children C1 and C2, and what is below C1.
@@ -163,15 +163,15 @@ async fn a_condition_ends_a_walk_where_bpf_ends_it() -> Result<()> {
     }
     let (with, without) = (Start::agent()?.start().await?, agents().await?);
     let conditions = [
-        stop_when(Metric::StructurePopulated, Comparison::GreaterOrEqual, 1),
-        stop_when(Metric::MemoryMax, Comparison::Less, u64::MAX),
-        stop_when(Metric::MemoryMax, Comparison::GreaterOrEqual, u64::MAX),
-        stop_when(Metric::PidsCurrent, Comparison::Greater, 0),
-        stop_when(Metric::CpuUser, Comparison::Less, u64::MAX),
+        condition(Metric::StructurePopulated, Comparison::GreaterOrEqual, 1),
+        condition(Metric::MemoryMax, Comparison::Less, u64::MAX),
+        condition(Metric::MemoryMax, Comparison::GreaterOrEqual, u64::MAX),
+        condition(Metric::PidsCurrent, Comparison::Greater, 0),
+        condition(Metric::CpuUser, Comparison::Less, u64::MAX),
     ];
     for (hierarchy, tree) in &trees {
-        for stop_when in conditions.clone() {
-            let metric = stop_when.as_ref().and_then(|condition| Metric::from_name(&condition.metric));
+        for condition in &conditions {
+            let metric = Metric::from_name(&condition.metric);
             // What only the kernel's own structures show of v1, and what only files show of v2.
             let differs = match metric {
                 Some(Metric::StructurePopulated) => !hierarchy.is_empty(),
@@ -185,7 +185,7 @@ async fn a_condition_ends_a_walk_where_bpf_ends_it() -> Result<()> {
                 [("P/C1/below", CgroupOrder::AncestorsUp), ("P", CgroupOrder::DescendantsPre)]
             {
                 let target = on(hierarchy, tree.path(below));
-                let spec = WalkSpec { stop_when: stop_when.clone(), ..spec(target, order) };
+                let spec = WalkSpec { stop_when: Some(condition.clone()), ..spec(target, order) };
                 check_same(&with, &without, &spec).await?;
             }
         }
