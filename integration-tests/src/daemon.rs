@@ -111,6 +111,13 @@ impl Start {
         self.listening_on(address)
     }
 
+    /// Starts it by this command, to which its own is appended.
+    #[must_use]
+    pub fn under(mut self, command: &[&str]) -> Self {
+        self.prefix.extend(command.iter().map(|&word| word.to_owned()));
+        self
+    }
+
     /// Starts without this, and so without BPF.
     #[must_use]
     pub fn lacking(mut self, lacking: Lacking) -> Self {

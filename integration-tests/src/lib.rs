@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod effort;
 pub mod fleet;
 pub mod lacking;
+pub mod load;
 pub mod network;
 pub mod privileges;
 pub mod wait;

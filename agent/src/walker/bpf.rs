@@ -130,9 +130,10 @@ impl BpfEngine {
     }
 
     /// The record groups for these metrics. memory.stat is read from the kernel's arrays only if all that
-    /// is asked of it has a place there: a group has one source.
+    /// is asked of it has a place there: a group has one source. What no file shows does not count.
     fn groups_of(&self, metrics: MetricSet) -> abi::cg_group {
         let memory_stat = metrics.intersection(MetricSet::of_group(MetricGroup::MemoryStat));
+        let memory_stat = memory_stat.without(self.memory_stat().unshown());
         let is_known = memory_stat.without(self.memory_stat().metrics()).is_empty();
         let of_arrays = if is_known && !memory_stat.is_empty() { abi::CG_GROUP_MEMORY_STAT } else { 0 };
         raw::groups_of(metrics) | of_arrays

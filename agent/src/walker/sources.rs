@@ -74,6 +74,9 @@ fn of_memory_stat(memory_stat: &MemoryStatIndex, metric: Metric) -> (Option<Sour
     if bpf::is_read_by_bpf(metric, memory_stat) {
         return (Some(Source::Bpf), format!("its place is {}", memory_stat.method_of(metric)));
     }
+    if memory_stat.unshown().contains(metric) {
+        return (None, "the memory.stat of this kernel does not show it".to_owned());
+    }
     let reason =
         "its place among the kernel's counters is not certain; a walk that asks for it reads memory.stat";
     (Some(Source::File), reason.to_owned())

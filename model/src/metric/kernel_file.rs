@@ -2,6 +2,10 @@
 
 use crate::Limit;
 
+/// cgroup v1 shows no limit as the largest number of pages, in bytes (include/linux/page_counter.h,
+/// PAGE_COUNTER_MAX): less than a page below this, and pages have 64 KiB at most.
+const V1_UNLIMITED_BYTES_MIN: u64 = (1 << 63) - (64 << 10);
+
 /// Where a cgroup file shows a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelFile {
@@ -27,10 +31,6 @@ pub enum Shape {
     /// `total=NUMBER` in the line that begins so (Documentation/accounting/psi.rst).
     Stall(&'static str),
 }
-
-/// cgroup v1 has no `max`: what is unlimited shows the most whole pages below 2^63 bytes (mm/page_counter.c,
-/// PAGE_COUNTER_MAX), and a page has 64 KiB at most.
-const UNLIMITED_ON_V1: u64 = (1 << 63) - (64 << 10);
 
 impl KernelFile {
     pub(super) const fn in_units_of(self, divisor: u64) -> Self {
@@ -70,8 +70,11 @@ impl KernelFile {
     }
 
     fn limit_in(&self, text: &str) -> Option<u64> {
-        let number = if text == "max" { u64::MAX } else { text.parse().ok()? };
-        Some(if number >= UNLIMITED_ON_V1 { Limit::Max.into() } else { number / self.divisor })
+        if text == "max" {
+            return Some(Limit::Max.into());
+        }
+        let number: u64 = text.parse().ok()?;
+        Some(if number >= V1_UNLIMITED_BYTES_MIN { Limit::Max.into() } else { number / self.divisor })
     }
 }
 

@@ -13,7 +13,8 @@ use crate::command;
 
 /// The test executables of integration-tests that are meant for guests. One without libtest's harness
 /// takes libtest's arguments all the same, and ends with libtest's line: `test result: ok. 2 passed; 0 failed`.
-const TESTS: [&str; 7] = ["walk", "v1", "privileges", "without_bpf", "conformance", "large_trees", "storm"];
+const TESTS: [&str; 8] =
+    ["walk", "v1", "privileges", "without_bpf", "conformance", "large_trees", "storm", "oracle"];
 
 /// The programs beside them.
 const PRODUCTS: [&str; 2] = ["cgfleet-agent", "cgctl"];
@@ -23,7 +24,7 @@ const BENCH: &str = "bench";
 
 /// The host's programs that are in guests too, below /usr/bin: with them a test changes what an agent may
 /// do and see. Busybox has namesakes that know less, and a shell that prefers them.
-const TOOLS: [&str; 4] = ["sh", "setpriv", "unshare", "mount"];
+const TOOLS: [&str; 5] = ["sh", "setpriv", "unshare", "mount", "perl"];
 
 /// The drivers of the disks and of the network card, each after those it needs. Kernels have some of them
 /// built in.

@@ -51,6 +51,8 @@ pub(super) struct MemoryStatIndex {
     places: Vec<Option<usize>>,
     /// Items that this kernel has not at all.
     missing: Vec<abi::cg_memory_item>,
+    /// Metrics that no memory.stat shows here: the kernel has numbers for some that it was built without.
+    unshown: MetricSet,
     states: Method,
     events: Method,
 }
@@ -76,11 +78,14 @@ impl MemoryStatIndex {
             places[item as usize] = Some(place);
         }
         let missing = ITEMS.iter().map(|item| item.item).filter(|item| facts.item(*item).is_none()).collect();
-        Self { places, missing, states, events }
+        Self { places, missing, unshown: places::unshown(observations), states, events }
     }
 
     /// The value of a metric, in its unit; `None` if it has no place.
     pub(super) fn value(&self, metric: Metric, stat: &cg_memory_stat) -> Option<u64> {
+        if self.unshown.contains(metric) {
+            return None;
+        }
         let mut sum = None;
         for item in self.items_of(metric) {
             let number = number_at(stat, item.array, (*self.places.get(item.item as usize)?)?)?;
@@ -96,7 +101,13 @@ impl MemoryStatIndex {
             let mut items = self.items_of(*metric).peekable();
             items.peek().is_some() && items.all(has_place)
         };
-        MetricGroup::MemoryStat.metrics().filter(is_known).collect()
+        let known: MetricSet = MetricGroup::MemoryStat.metrics().filter(is_known).collect();
+        known.without(self.unshown)
+    }
+
+    /// The metrics that this kernel's memory.stat does not show, and that are not given therefore.
+    pub(super) fn unshown(&self) -> MetricSet {
+        self.unshown
     }
 
     /// How the place of a metric became known.

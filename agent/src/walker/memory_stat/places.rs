@@ -1,6 +1,7 @@
 //! Finds the places of items in an array, by what the kernel says or by comparison.
 
 use cgfleet_ebpf::abi::{self, cg_memory_stat};
+use cgfleet_model::{Metric, MetricGroup, MetricSet};
 
 use super::{
     Method,
@@ -47,6 +48,19 @@ impl Item {
     fn is_bytes(&self) -> bool {
         self.metric.info().unit == "bytes"
     }
+}
+
+/// The metrics that none of the files shows. Where no file was read, nothing is known of any.
+pub(super) fn unshown(observations: &[Observation]) -> MetricSet {
+    let is_shown = |metric: &Metric| {
+        let shows = |Observation { after, is_v2, .. }: &Observation| {
+            let info = metric.info();
+            let file = if *is_v2 { Some(info.v2) } else { info.v1 };
+            file.and_then(|file| file.value_in(after)).is_some()
+        };
+        observations.is_empty() || observations.iter().any(shows)
+    };
+    MetricGroup::MemoryStat.metrics().filter(|metric| !is_shown(metric)).collect()
 }
 
 /// One way to understand what the kernel says about places.
@@ -208,6 +222,15 @@ mod tests {
         let mut twice = observation(100_000);
         twice.stat.state[11] = twice.stat.state[10];
         check(&[twice], &[], (Method::Calibration, &[7, 4, 1]));
+    }
+
+    #[test]
+    fn what_no_file_shows_is_not_a_metric_of_this_kernel() {
+        assert!(unshown(&[]).is_empty(), "without a file, nothing is known");
+        let unshown = unshown(&[observation(0), observation(1)]);
+        for (item, is_shown) in ITEMS.iter().map(|item| (item, item.item < 4)) {
+            assert_eq!(unshown.contains(item.metric), !is_shown, "{}", item.v2_key);
+        }
     }
 
     #[test]
