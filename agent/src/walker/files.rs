@@ -313,3 +313,6 @@ fn search(hierarchy: &Hierarchy, id: u64) -> Result<Option<Vec<u8>>, WalkError> 
 fn nanoseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,23 +177,20 @@ fn broken_files() -> Result<TempDir> {
     Ok(dir)
 }
 
+/// What an agent says that must have BPF and cannot load it.
+const NOT_PERMITTED: &[&str] = &["not permitted to load BPF", "as root, or with CAP_BPF"];
+const NO_BTF: &[&str] = &["no BTF", "/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF"];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_cannot_start_says_why() -> Result<()> {
     let dir = broken_files()?;
     let living = Start::agent()?.start().await?;
     let (state, address) = (living.state().display().to_string(), living.address().to_string());
     let (in_use, taken) = (format!("--state-dir={state}"), format!("--listen-address={address}"));
-    const NOT_PERMITTED: &[&str] = &["not permitted to load BPF", "as root, or with CAP_BPF"];
-    const NO_BTF: &[&str] = &["no BTF", "/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF"];
-    let rows: [(Host, Row<'_>); 6] = [
+    let rows: [(Host, Row<'_>); 5] = [
         (Host::Lacks(Lacking::Btf), ("--bpf=require", FAILURE, NO_BTF)),
         (Host::Lacks(Lacking::Capabilities), ("--bpf=require", FAILURE, NOT_PERMITTED)),
         (Host::WithoutCapabilities, ("--bpf=require", FAILURE, NOT_PERMITTED)),
-        // It could serve from files, but it cannot stop being root.
-        (
-            Host::WithoutCapabilities,
-            ("--log=off", FAILURE, &["Operation not permitted", "as an unprivileged user"]),
-        ),
         (Host::AsItIs, (&in_use, FAILURE, &[&state, "in use by another agent", "stop that one"])),
         (Host::AsItIs, (&taken, FAILURE, &[&address, "taken by another process", "choose another port"])),
     ];

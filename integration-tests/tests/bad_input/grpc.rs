@@ -69,27 +69,27 @@ fn bad_specs() -> Vec<(Option<WalkSpec>, Refusal<'static>)> {
             invalid(&["read_mask", "\"disk\"", "allowed: cpu, memory, memory_stat", "cpu.usage_usec"]),
         ),
         (
-            Some(WalkSpec { stop_when: condition("memory.max", 1), ..root() }),
+            Some(WalkSpec { stop_when: Some(condition("memory.max", 1)), ..root() }),
             invalid(&["spec.stop_when.metric", "\"memory.max\"", "cpu.usage_usec", "`cgctl metrics`"]),
         ),
         (
-            Some(WalkSpec { stop_when: condition("memory", 1), ..root() }),
+            Some(WalkSpec { stop_when: Some(condition("memory", 1)), ..root() }),
             invalid(&["spec.stop_when.metric", "\"memory\""]),
         ),
         (
-            Some(WalkSpec { stop_when: condition("cpu.usage_usec", 0), ..root() }),
+            Some(WalkSpec { stop_when: Some(condition("cpu.usage_usec", 0)), ..root() }),
             invalid(&["spec.stop_when.comparison", "\"0\"", "COMPARISON_"]),
         ),
         (
-            Some(WalkSpec { stop_when: condition("cpu.usage_usec", 99), ..root() }),
+            Some(WalkSpec { stop_when: Some(condition("cpu.usage_usec", 99)), ..root() }),
             invalid(&["spec.stop_when.comparison", "\"99\"", "omparison"]),
         ),
         (Some(WalkSpec { join: 99, ..root() }), invalid(&["spec.join", "\"99\""])),
     ]
 }
 
-fn condition(metric: &str, comparison: i32) -> Option<Condition> {
-    Some(Condition { metric: metric.to_owned(), comparison, value: 1 })
+fn condition(metric: &str, comparison: i32) -> Condition {
+    Condition { metric: metric.to_owned(), comparison, value: 1 }
 }
 
 /// Targets that no host has.
@@ -131,7 +131,7 @@ async fn an_agent_refuses_what_it_cannot_walk() -> Result<()> {
         (joined(by_id(1)), invalid(&no_path)),
         (joined(of_hierarchy("memory", by_path("/a"))), invalid(&no_path)),
         (
-            WalkSpec { stop_when: condition("pids.current", 0), ..self_of(by_path("/")) },
+            WalkSpec { stop_when: Some(condition("pids.current", 0)), ..self_of(by_path("/")) },
             invalid(&["spec.stop_when.comparison", "\"0\"", "COMPARISON_GREATER_OR_EQUAL (4)"]),
         ),
         (

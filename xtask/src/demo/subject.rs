@@ -39,9 +39,11 @@ impl Subject {
         Ok(Self::new(mount, leaf.clone(), leaf))
     }
 
-    /// The leaf and its ancestors without the root, each with its cpu.stat's usage_usec now.
+    /// The leaf and its ancestors, each with its cpu.stat's usage_usec now; the root only if there is
+    /// nothing else.
     pub(super) fn usage_of_ancestors(&self) -> Result<Usage> {
-        let cgroups = Path::new(&self.leaf).ancestors().filter(|path| path.parent().is_some());
+        let cgroups = Path::new(&self.leaf).ancestors();
+        let cgroups = cgroups.filter(|path| path.parent().is_some() || self.leaf == "/");
         let read = cgroups.map(|path| {
             let text = path.display().to_string();
             let below = text.trim_start_matches('/').replace(BACKSLASH, "\\");
@@ -102,6 +104,9 @@ mod tests {
     fn the_deepest_cgroup_is_found_and_without_any_it_is_the_root() {
         let mount = tempfile::tempdir().unwrap();
         assert_eq!(deepest(mount.path()).unwrap(), "/");
+        fs::write(mount.path().join("cpu.stat"), "usage_usec 99\n").unwrap();
+        let root = Subject::new(mount.path(), "/".to_owned(), "/".to_owned());
+        assert_eq!(root.usage_of_ancestors().unwrap(), [("/".to_owned(), 99)].into());
         for path in ["a", "b/c/d", "b/e"] {
             fs::create_dir_all(mount.path().join(path)).unwrap();
         }
