@@ -8,10 +8,9 @@ use crate::{cgroupfs::Hierarchies, kernel::Kernel};
 
 use super::{
     FlushedSubtree, Target, WalkEngine, WalkError, WalkSpec, Walked,
-    bpf::BpfEngine,
+    bpf::{BpfEngine, BpfWalk},
     files::FilesEngine,
     join,
-    recorder::BpfWalk,
     sources::{self, MetricSource},
 };
 

@@ -7,7 +7,7 @@ use crate::kernel::StopWhen;
 
 /// How the kernel holds a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RawUnit {
+pub(in crate::walker) enum RawUnit {
     /// As the metric has it.
     Same,
     /// Nanoseconds, where the metric has microseconds.
@@ -22,8 +22,8 @@ pub(super) enum RawUnit {
 
 /// One number.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Raw {
-    pub(super) metric: Metric,
+pub(in crate::walker) struct Raw {
+    pub(in crate::walker) metric: Metric,
     pub(super) group: abi::cg_group,
     pub(super) detail: abi::cg_detail,
     pub(super) unit: RawUnit,
@@ -69,7 +69,7 @@ impl RawUnit {
 macro_rules! raws {
     ($($group:ident { $($metric:ident: $detail:ident as $unit:ident,)* })*) => {
         /// Every number that is in `cg_record` or `cg_details`.
-        pub(super) const RAWS: &[Raw] = &[$($(Raw {
+        pub(in crate::walker) const RAWS: &[Raw] = &[$($(Raw {
             metric: Metric::$metric,
             group: abi::$group,
             detail: abi::$detail,
@@ -166,7 +166,7 @@ const NOT_ON_V1: &[Metric] = &[
 
 impl Raw {
     /// Whether it means the same in this hierarchy as in cgroup v2.
-    pub(super) fn is_in(&self, hierarchy_id: u32) -> bool {
+    pub(in crate::walker) fn is_in(&self, hierarchy_id: u32) -> bool {
         hierarchy_id == 0 || !NOT_ON_V1.contains(&self.metric)
     }
 }

@@ -1,6 +1,15 @@
 //! Walks by the kernel side: find the cgroups, flush, walk, name, and read from files what the kernel keeps
 //! nowhere else.
 
+mod decode;
+mod locked;
+mod memory_stat;
+mod observe;
+mod raw;
+mod recorder;
+mod tree;
+mod unlocked;
+
 use std::{
     fs,
     time::{Instant, SystemTime},
@@ -16,14 +25,14 @@ use crate::{
 };
 
 use super::{
-    FlushedSubtree, Order, Target, WalkEngine, WalkError, WalkSpec, Walked, decode,
+    FlushedSubtree, Order, Target, WalkEngine, WalkError, WalkSpec, Walked,
     find::{Found, find},
-    memory_stat::MemoryStatIndex,
-    observe::observe,
-    raw,
-    recorder::{BpfWalk, Cost, Recorded, Recorder, Row},
     sample_files::set_from_files,
 };
+use observe::observe;
+use recorder::{Cost, Recorded, Recorder, Row};
+
+pub(super) use self::{memory_stat::MemoryStatIndex, raw::RAWS, recorder::BpfWalk};
 
 /// What rstat keeps: the rest is current without a flush.
 const RSTAT_GROUPS: abi::cg_group = abi::CG_GROUP_CPU | STATISTICS;
