@@ -42,16 +42,16 @@ fn rotating(directory: PathBuf, size: usize, files_max: usize) -> Round {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "one of the loads")]
-pub(super) fn tmpfs(place: Place) -> Result<Round> {
-    Ok(rotating(place.tmpfs, 2 * MIB, 2))
+pub(super) fn tmpfs(place: &Place) -> Result<Round> {
+    Ok(rotating(place.tmpfs.clone(), 2 * MIB, 2))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "one of the loads")]
-pub(super) fn huge_tmpfs(place: Place) -> Result<Round> {
-    Ok(rotating(place.huge_tmpfs, 4 * MIB, 1))
+pub(super) fn huge_tmpfs(place: &Place) -> Result<Round> {
+    Ok(rotating(place.huge_tmpfs.clone(), 4 * MIB, 1))
 }
 
-pub(super) fn write(place: Place) -> Result<Round> {
+pub(super) fn write(place: &Place) -> Result<Round> {
     let file = open(&path_in(&place.disk, "written"))?;
     let block = vec![7; 3 * MIB];
     Ok(Box::new(move || {
@@ -79,7 +79,7 @@ fn copy_of_perl(directory: &Path, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-pub(super) fn refault(place: Place) -> Result<Round> {
+pub(super) fn refault(place: &Place) -> Result<Round> {
     const SIZE: usize = 12 * MIB;
     const STEP: usize = 3 * MIB;
     let file = open(&path_in(&place.disk, "read"))?;
@@ -111,7 +111,7 @@ impl Drop for Programs {
     }
 }
 
-pub(super) fn mapped(place: Place) -> Result<Round> {
+pub(super) fn mapped(place: &Place) -> Result<Round> {
     let mut programs = Programs(Vec::new());
     for number in 0..3 {
         let program = copy_of_perl(&place.disk, &format!("mapped-{number}"))?;
@@ -127,7 +127,7 @@ pub(super) fn mapped(place: Place) -> Result<Round> {
     }))
 }
 
-pub(super) fn direct(place: Place) -> Result<Round> {
+pub(super) fn direct(place: &Place) -> Result<Round> {
     const SIZE: usize = MIB / 4;
     let path = path_in(&place.disk, "direct");
     open(&path)?.set_len(4 * MIB as u64)?;
@@ -144,7 +144,7 @@ pub(super) fn direct(place: Place) -> Result<Round> {
     }))
 }
 
-pub(super) fn active(place: Place) -> Result<Round> {
+pub(super) fn active(place: &Place) -> Result<Round> {
     let file = open(&path_in(&place.disk, "active"))?;
     let mut block = vec![7; 4 * MIB];
     file.write_all_at(&block, 0)?;
@@ -162,20 +162,22 @@ pub(super) fn active(place: Place) -> Result<Round> {
     }))
 }
 
-pub(super) fn discard(place: Place) -> Result<Round> {
-    let path = path_in(&place.disk, "discarded");
+#[expect(clippy::unnecessary_wraps, reason = "one of the loads")]
+pub(super) fn discard(place: &Place) -> Result<Round> {
+    let disk = place.disk.clone();
+    let path = path_in(&disk, "discarded");
     Ok(Box::new(move || {
         let file = open(&path)?;
         file.write_all_at(&vec![7; MIB], 0)?;
         file.sync_all()?;
         fs::remove_file(&path)?;
         // Not every disk can.
-        Command::new("fstrim").arg(&place.disk).stderr(Stdio::null()).status().context("run fstrim")?;
+        Command::new("fstrim").arg(&disk).stderr(Stdio::null()).status().context("run fstrim")?;
         Ok(())
     }))
 }
 
-pub(super) fn inodes(place: Place) -> Result<Round> {
+pub(super) fn inodes(place: &Place) -> Result<Round> {
     let directory = path_in(&place.tmpfs, "inodes");
     fs::create_dir(&directory)?;
     let mut count = 0_u32;

@@ -39,16 +39,16 @@ fn rotating(size: usize, maps_max: usize, advice: Advice) -> Round {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "one of the loads")]
-pub(super) fn anonymous(_: Place) -> Result<Round> {
+pub(super) fn anonymous(_: &Place) -> Result<Round> {
     Ok(rotating(2 * MIB, 2, Advice::NoHugePage))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "one of the loads")]
-pub(super) fn huge(_: Place) -> Result<Round> {
+pub(super) fn huge(_: &Place) -> Result<Round> {
     Ok(rotating(6 * MIB, 1, Advice::HugePage))
 }
 
-pub(super) fn thrash(_: Place) -> Result<Round> {
+pub(super) fn thrash(_: &Place) -> Result<Round> {
     const STEP: usize = 3 * MIB;
     let mut map = filled(12 * MIB, Advice::NoHugePage)?;
     let mut at = 0;
@@ -59,12 +59,12 @@ pub(super) fn thrash(_: Place) -> Result<Round> {
     }))
 }
 
-pub(super) fn fill(_: Place) -> Result<Round> {
+pub(super) fn fill(_: &Place) -> Result<Round> {
     filled(64 * MIB, Advice::NoHugePage)?;
     anyhow::bail!("nothing kept it from filling 64 MiB")
 }
 
-pub(super) fn locked(_: Place) -> Result<Round> {
+pub(super) fn locked(_: &Place) -> Result<Round> {
     let mut map = filled(4 * MIB, Advice::NoHugePage)?;
     map.lock()?;
     Ok(Box::new(move || {
@@ -105,11 +105,11 @@ fn advised(advice: &'static str, meanwhile: impl Fn() + 'static) -> Round {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "one of the loads")]
-pub(super) fn cold(_: Place) -> Result<Round> {
+pub(super) fn cold(_: &Place) -> Result<Round> {
     Ok(advised(MADV_COLD, || ()))
 }
 
-pub(super) fn lazy_free(place: Place) -> Result<Round> {
+pub(super) fn lazy_free(place: &Place) -> Result<Round> {
     let reclaim = place.cgroups.first().context("a load of a cgroup")?.join("memory.reclaim");
     Ok(advised(MADV_FREE, move || {
         if reclaim.exists() {

@@ -86,7 +86,7 @@ macro_rules! loads {
                 match self { $(Self::$load => $joins,)* }
             }
 
-            fn start(self, place: Place) -> Result<Round> {
+            fn start(self, place: &Place) -> Result<Round> {
                 match self { $(Self::$load => $start(place),)* }
             }
         }
@@ -187,11 +187,11 @@ pub fn as_load(arguments: &[String]) -> Result<()> {
         return Ok(());
     }
     let load = Load::ALL.iter().copied().find(|load| load.name() == name);
-    run(load.with_context(|| format!("no load is called {name}"))?, Place::from_arguments(directories)?)
+    run(load.with_context(|| format!("no load is called {name}"))?, &Place::from_arguments(directories)?)
         .with_context(|| format!("the load {name}"))
 }
 
-fn run(load: Load, place: Place) -> Result<()> {
+fn run(load: Load, place: &Place) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if load.joins() {
         Place::join(&place.cgroups)?;

@@ -22,7 +22,7 @@ use super::{Load, MIB, Place, Round, command};
 const BUSY: Duration = Duration::from_millis(20);
 
 #[expect(clippy::unnecessary_wraps, reason = "one of the loads")]
-pub(super) fn busy(_: Place) -> Result<Round> {
+pub(super) fn busy(_: &Place) -> Result<Round> {
     Ok(Box::new(|| {
         let until = Instant::now() + BUSY;
         while Instant::now() < until {
@@ -33,7 +33,7 @@ pub(super) fn busy(_: Place) -> Result<Round> {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "one of the loads")]
-pub(super) fn fork(_: Place) -> Result<Round> {
+pub(super) fn fork(_: &Place) -> Result<Round> {
     let script = "i=0; while [ $i -lt 10 ]; do (:); i=$((i + 1)); done";
     Ok(Box::new(move || {
         ensure!(Command::new("sh").args(["-c", script]).status()?.success(), "sh failed");
@@ -41,7 +41,7 @@ pub(super) fn fork(_: Place) -> Result<Round> {
     }))
 }
 
-pub(super) fn threads(_: Place) -> Result<Round> {
+pub(super) fn threads(_: &Place) -> Result<Round> {
     for _ in 0..30 {
         thread::Builder::new().spawn(|| {
             loop {
@@ -58,7 +58,7 @@ pub(super) fn threads(_: Place) -> Result<Round> {
     }))
 }
 
-pub(super) fn sockets(_: Place) -> Result<Round> {
+pub(super) fn sockets(_: &Place) -> Result<Round> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut pairs = Vec::new();
     for _ in 0..4 {
@@ -82,7 +82,7 @@ pub(super) fn sockets(_: Place) -> Result<Round> {
     }))
 }
 
-pub(super) fn file_table(_: Place) -> Result<Round> {
+pub(super) fn file_table(_: &Place) -> Result<Round> {
     /// A table of so many is larger than what kmalloc gives.
     const DESCRIPTORS: u32 = 1_000_000;
     let limit = Some(u64::from(DESCRIPTORS) + 1);
@@ -98,7 +98,8 @@ pub(super) fn file_table(_: Place) -> Result<Round> {
 const KILL_PAUSE: Duration = Duration::from_secs(4);
 
 #[expect(clippy::unnecessary_wraps, reason = "one of the loads")]
-pub(super) fn out_of_memory(place: Place) -> Result<Round> {
+pub(super) fn out_of_memory(place: &Place) -> Result<Round> {
+    let place = place.clone();
     let mut last: Option<Instant> = None;
     Ok(Box::new(move || {
         if last.is_none_or(|last| last.elapsed() > KILL_PAUSE) {
@@ -116,7 +117,7 @@ pub(super) fn out_of_memory(place: Place) -> Result<Round> {
 /// So many may be dying at a time.
 const DYING_MAX: usize = 8;
 
-pub(super) fn dying(place: Place) -> Result<Round> {
+pub(super) fn dying(place: &Place) -> Result<Round> {
     let below = |name: &str| -> Vec<PathBuf> { place.cgroups.iter().map(|it| it.join(name)).collect() };
     let home = below("home");
     for cgroup in &home {

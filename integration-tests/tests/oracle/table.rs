@@ -32,10 +32,9 @@ impl Tallies {
     pub(crate) fn add(&mut self, metric: Metric, outcome: Outcome, row: Option<u64>, cgroup: (u32, u64)) {
         let tally = self.by_metric.entry(metric).or_default();
         match outcome {
-            Outcome::Nothing | Outcome::Mismatch(_) => {}
             Outcome::Exact => tally.exact += 1,
-            Outcome::Agrees => {}
             Outcome::Moved => tally.moved += 1,
+            Outcome::Nothing | Outcome::Agrees | Outcome::Mismatch(_) => {}
         }
         tally.compared += u64::from(outcome != Outcome::Nothing);
         // The largest number stands for "max".
