@@ -59,9 +59,10 @@ impl RawUnit {
         match self {
             Self::Same => value,
             Self::Nanoseconds => value.saturating_mul(NS_PER_USEC),
-            Self::PageLimit if value == u64::MAX => page_counter_max(),
             Self::PidLimit => value.min(PIDS_MAX),
-            Self::Pages | Self::PageLimit => value.div_ceil(page_bytes()),
+            Self::Pages => value.div_ceil(page_bytes()),
+            // Nothing is between the largest limit and none.
+            Self::PageLimit => value.div_ceil(page_bytes()).min(page_counter_max()),
         }
     }
 }
