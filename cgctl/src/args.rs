@@ -157,9 +157,13 @@ pub(crate) struct Columns {
 
 impl Columns {
     /// The metrics that have a column in a table of these rows.
-    pub(crate) fn shown<'a>(self, rows: impl Iterator<Item = &'a CgroupSample> + Clone) -> Vec<Metric> {
-        let is_there = |metric: &Metric| rows.clone().any(|sample| sample.metric(*metric).is_some());
-        self.metrics.iter().filter(|metric| self.all || is_there(metric)).collect()
+    pub(crate) fn shown<'a>(self, mut rows: impl Iterator<Item = &'a CgroupSample>) -> Vec<Metric> {
+        let mut there = MetricSet::default();
+        while !self.all && there != self.metrics {
+            let Some(sample) = rows.next() else { break };
+            there.extend(self.metrics.iter().filter(|metric| sample.metric(*metric).is_some()));
+        }
+        self.metrics.iter().filter(|metric| self.all || there.contains(*metric)).collect()
     }
 
     /// These, whatever the rows have.

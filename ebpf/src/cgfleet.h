@@ -44,8 +44,8 @@ enum cg_group {
 };
 
 /* Those that the memory controller keeps. */
-#define CG_GROUPS_OF_MEMORY                                               \
-	(CG_GROUP_MEMORY | CG_GROUP_MEMORY_EVENTS |                       \
+#define CG_GROUPS_OF_MEMORY                         \
+	(CG_GROUP_MEMORY | CG_GROUP_MEMORY_EVENTS | \
 	 CG_GROUP_MEMORY_EVENTS_LOCAL | CG_GROUP_MEMORY_STAT)
 
 /* What is at which place of cg_details, as the kernel holds it. */

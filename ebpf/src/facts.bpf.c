@@ -68,10 +68,10 @@ struct {
 	__type(value, struct cg_facts);
 } facts SEC(".maps");
 
-#define ITEM(facts, item, type, name)                                    \
-	((facts)->items[item] = bpf_core_enum_value_exists(type, name) ? \
-					bpf_core_enum_value(type, name) : \
-					CG_NONE)
+#define ITEM(facts, item, type, name)                                     \
+	((facts)->items[item] = bpf_core_enum_value_exists(type, name)    \
+					? bpf_core_enum_value(type, name) \
+					: CG_NONE)
 
 SEC("iter/cgroup")
 int read_facts(struct bpf_iter__cgroup *ctx)
@@ -115,18 +115,25 @@ int read_facts(struct bpf_iter__cgroup *ctx)
 	ITEM(f, CG_ITEM_INACTIVE_FILE, enum node_stat_item, NR_INACTIVE_FILE);
 	ITEM(f, CG_ITEM_ACTIVE_FILE, enum node_stat_item, NR_ACTIVE_FILE);
 	ITEM(f, CG_ITEM_UNEVICTABLE, enum node_stat_item, NR_UNEVICTABLE);
-	ITEM(f, CG_ITEM_SLAB_RECLAIMABLE, enum node_stat_item, NR_SLAB_RECLAIMABLE_B);
-	ITEM(f, CG_ITEM_SLAB_UNRECLAIMABLE, enum node_stat_item, NR_SLAB_UNRECLAIMABLE_B);
-	ITEM(f, CG_ITEM_WORKINGSET_REFAULT_ANON, enum node_stat_item, WORKINGSET_REFAULT_ANON);
-	ITEM(f, CG_ITEM_WORKINGSET_REFAULT_FILE, enum node_stat_item, WORKINGSET_REFAULT_FILE);
+	ITEM(f, CG_ITEM_SLAB_RECLAIMABLE, enum node_stat_item,
+	     NR_SLAB_RECLAIMABLE_B);
+	ITEM(f, CG_ITEM_SLAB_UNRECLAIMABLE, enum node_stat_item,
+	     NR_SLAB_UNRECLAIMABLE_B);
+	ITEM(f, CG_ITEM_WORKINGSET_REFAULT_ANON, enum node_stat_item,
+	     WORKINGSET_REFAULT_ANON);
+	ITEM(f, CG_ITEM_WORKINGSET_REFAULT_FILE, enum node_stat_item,
+	     WORKINGSET_REFAULT_FILE);
 	ITEM(f, CG_ITEM_PGSCAN_KSWAPD, enum vm_event_item, PGSCAN_KSWAPD);
 	ITEM(f, CG_ITEM_PGSCAN_DIRECT, enum vm_event_item, PGSCAN_DIRECT);
-	ITEM(f, CG_ITEM_PGSCAN_KHUGEPAGED, enum vm_event_item, PGSCAN_KHUGEPAGED);
+	ITEM(f, CG_ITEM_PGSCAN_KHUGEPAGED, enum vm_event_item,
+	     PGSCAN_KHUGEPAGED);
 	ITEM(f, CG_ITEM_PGSCAN_PROACTIVE, enum vm_event_item, PGSCAN_PROACTIVE);
 	ITEM(f, CG_ITEM_PGSTEAL_KSWAPD, enum vm_event_item, PGSTEAL_KSWAPD);
 	ITEM(f, CG_ITEM_PGSTEAL_DIRECT, enum vm_event_item, PGSTEAL_DIRECT);
-	ITEM(f, CG_ITEM_PGSTEAL_KHUGEPAGED, enum vm_event_item, PGSTEAL_KHUGEPAGED);
-	ITEM(f, CG_ITEM_PGSTEAL_PROACTIVE, enum vm_event_item, PGSTEAL_PROACTIVE);
+	ITEM(f, CG_ITEM_PGSTEAL_KHUGEPAGED, enum vm_event_item,
+	     PGSTEAL_KHUGEPAGED);
+	ITEM(f, CG_ITEM_PGSTEAL_PROACTIVE, enum vm_event_item,
+	     PGSTEAL_PROACTIVE);
 	ITEM(f, CG_ITEM_PGFAULT, enum vm_event_item, PGFAULT);
 	ITEM(f, CG_ITEM_PGMAJFAULT, enum vm_event_item, PGMAJFAULT);
 	ITEM(f, CG_ITEM_PGREFILL, enum vm_event_item, PGREFILL);

@@ -75,9 +75,11 @@ static __always_inline void read_memory_stat(struct cg_memory_stat *stat,
 }
 
 /* What is the memory controller's. On a root it charges and counts no usage. */
-static __always_inline __u32 read_memory_groups(
-	__u32 asked, __u32 level, struct cg_details *details,
-	struct cg_memory_stat *stat, struct cgroup_subsys_state *css, bool probed)
+static __always_inline __u32 read_memory_groups(__u32 asked, __u32 level,
+						struct cg_details *details,
+						struct cg_memory_stat *stat,
+						struct cgroup_subsys_state *css,
+						bool probed)
 {
 	struct mem_cgroup *memcg = AT(probed, struct mem_cgroup, css);
 	__u32 valid = 0;

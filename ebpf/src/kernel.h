@@ -188,9 +188,9 @@ extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
 		  : ___arrow(src, a, ##__VA_ARGS__))
 
 /* An address as a struct that READ() can go on from. */
-#define AT(probed, type, address)                                   \
-	((probed) ? (type *)(address) :                             \
-		    (type *)bpf_rdonly_cast((void *)(address),      \
+#define AT(probed, type, address)                              \
+	((probed) ? (type *)(address)                          \
+		  : (type *)bpf_rdonly_cast((void *)(address), \
 					    bpf_core_type_id_kernel(type)))
 
 /* Newer libbpf headers have it; the agent makes it a constant before loading. */

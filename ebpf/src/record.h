@@ -159,8 +159,8 @@ static __always_inline bool is_stop_when(const struct cg_walk *w, __u32 slot,
 			return false;
 		value = found->words[detail];
 	}
-	return w->stop_comparison == CG_LESS ? value < w->stop_value :
-					       value >= w->stop_value;
+	return w->stop_comparison == CG_LESS ? value < w->stop_value
+					     : value >= w->stop_value;
 }
 
 /* Where a cgroup is, as far as its engine knows without reading it again. */

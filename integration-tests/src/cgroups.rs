@@ -30,9 +30,19 @@ impl TestTree {
         mount_point("cgroup", controller).ok().map(|mount_point| Self::on(&mount_point)).transpose()
     }
 
+    /// Makes a directory of the same path on the v1 hierarchy of this controller; `None` if the host has
+    /// none.
+    pub fn beside_on_v1(&self, controller: &str) -> Result<Option<Self>> {
+        let Ok(mount_point) = mount_point("cgroup", controller) else { return Ok(None) };
+        Self::at(mount_point.join(self.root.strip_prefix(&self.mount_point)?), &mount_point).map(Some)
+    }
+
     /// Makes a directory in this one, whose paths begin here.
     pub fn on(mount_point: &Path) -> Result<Self> {
-        let root = mount_point.join(unique_name());
+        Self::at(mount_point.join(unique_name()), mount_point)
+    }
+
+    fn at(root: PathBuf, mount_point: &Path) -> Result<Self> {
         fs::create_dir(&root).with_context(|| format!("make cgroup {}", root.display()))?;
         Ok(Self { root, mount_point: mount_point.to_owned(), children: Vec::new() })
     }
@@ -55,6 +65,17 @@ impl TestTree {
         self.id(below)
     }
 
+    /// Lets the children of a cgroup have every controller that it has itself (cgroup v2 alone knows this).
+    pub fn enable_controllers(&self, below: &str) -> Result<()> {
+        let directory = self.directory(below);
+        let Ok(controllers) = fs::read_to_string(directory.join("cgroup.controllers")) else { return Ok(()) };
+        for controller in controllers.split_whitespace() {
+            let enabled = fs::write(directory.join("cgroup.subtree_control"), format!("+{controller}"));
+            enabled.with_context(|| format!("enable {controller} in {}", directory.display()))?;
+        }
+        Ok(())
+    }
+
     /// The kernel's id of a cgroup.
     pub fn id(&self, below: &str) -> Result<u64> {
         Ok(fs::metadata(self.directory(below))?.ino())
@@ -62,9 +83,18 @@ impl TestTree {
 
     /// Starts a process in the cgroup that uses about a tenth of a CPU until the tree is dropped.
     pub fn work_in(&mut self, below: &str) -> Result<()> {
-        let script = "echo $$ > \"$0/cgroup.procs\"; while :; do i=0; while [ $i -lt 9000 ]; do i=$((i+1)); done; sleep 0.09; done";
+        self.run_in(below, "while :; do i=0; while [ $i -lt 9000 ]; do i=$((i+1)); done; sleep 0.09; done")
+    }
+
+    /// Starts a process in the cgroup that only is there until the tree is dropped.
+    pub fn rest_in(&mut self, below: &str) -> Result<()> {
+        self.run_in(below, "exec sleep 86400")
+    }
+
+    /// Starts a shell that goes into the cgroup and then does this.
+    fn run_in(&mut self, below: &str, script: &str) -> Result<()> {
         let child = Command::new("sh")
-            .args(["-c", script])
+            .args(["-c", &format!("echo $$ > \"$0/cgroup.procs\"; {script}")])
             .arg(self.directory(below))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

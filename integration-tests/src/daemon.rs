@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -19,7 +22,7 @@ use nix::{
 use tempfile::TempDir;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::wait;
+use crate::{lacking::Lacking, wait};
 
 /// A binary of this workspace, as `cargo xtask test` builds it before the tests.
 pub fn binary(name: &str) -> Result<PathBuf> {
@@ -50,6 +53,8 @@ pub fn free_port() -> Result<u16> {
 pub struct Daemon {
     name: &'static str,
     command: Vec<String>,
+    /// Who starts it, if that is not who runs the tests.
+    user: Option<u32>,
     address: SocketAddr,
     child: Child,
     state: TempDir,
@@ -60,6 +65,7 @@ pub struct Daemon {
 pub struct Start {
     name: &'static str,
     prefix: Vec<String>,
+    user: Option<u32>,
     address: SocketAddr,
     flags: Vec<String>,
 }
@@ -78,7 +84,7 @@ impl Start {
 
     fn new(name: &'static str) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        Ok(Self { name, prefix: Vec::new(), address, flags: Vec::new() }
+        Ok(Self { name, prefix: Vec::new(), user: None, address, flags: Vec::new() }
             .flag("--log", "debug,h2=info,hyper=info,tower=info"))
     }
 
@@ -109,6 +115,14 @@ impl Start {
     #[must_use]
     pub fn under(mut self, command: &[&str]) -> Self {
         self.prefix.extend(command.iter().map(|&word| word.to_owned()));
+        self
+    }
+
+    /// Starts without this, and so without BPF.
+    #[must_use]
+    pub fn lacking(mut self, lacking: Lacking) -> Self {
+        self.prefix = lacking.wrapper().iter().map(ToString::to_string).collect();
+        self.user = lacking.user();
         self
     }
 
@@ -149,28 +163,32 @@ impl Start {
     /// Starts it and waits until it serves.
     pub async fn start(self) -> Result<Daemon> {
         let state = state_dir()?;
-        let mut command = self.prefix;
+        let mut command = self.prefix.clone();
         command.push(binary(self.name)?.display().to_string());
         command.push(format!("--listen-address={}", self.address));
         command.push(format!("--state-dir={}", state.path().join("state").display()));
-        command.extend(self.flags);
-        let child = spawn(&command, state.path())?;
-        let mut daemon = Daemon { name: self.name, command, address: self.address, child, state };
+        command.extend(self.flags.iter().cloned());
+        if let Some(user) = self.user {
+            fs::create_dir(state.path().join("state"))?;
+            chown(state.path().join("state"), Some(user), Some(user))?;
+        }
+        let child = spawn(&command, self.user, state.path())?;
+        let Self { name, user, address, .. } = self;
+        let mut daemon = Daemon { name, command, user, address, child, state };
         daemon.wait_until_serving().await?;
         Ok(daemon)
     }
 }
 
-fn spawn(command: &[String], state: &Path) -> Result<Child> {
+fn spawn(command: &[String], user: Option<u32>, state: &Path) -> Result<Child> {
     let log = File::options().create(true).append(true).open(state.join("log"))?;
     let (program, arguments) = command.split_first().context("an empty command")?;
-    let spawned = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn();
-    spawned.with_context(|| format!("start {program}"))
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
+    command.spawn().with_context(|| format!("start {program}"))
 }
 
 impl Daemon {
@@ -239,7 +257,7 @@ impl Daemon {
 
     /// Starts it again, with the same flags and state.
     pub async fn start_again(&mut self) -> Result<()> {
-        self.child = spawn(&self.command, self.state.path())?;
+        self.child = spawn(&self.command, self.user, self.state.path())?;
         self.wait_until_serving().await
     }
 

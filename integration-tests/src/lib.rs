@@ -9,6 +9,7 @@ pub mod cli;
 pub mod daemon;
 pub mod effort;
 pub mod fleet;
+pub mod lacking;
 pub mod load;
 pub mod network;
 pub mod privileges;

@@ -10,7 +10,9 @@ use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerPro
 use tonic::{Request, Status, metadata::MetadataMap, service::Interceptor};
 use tracing::{Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -34,10 +36,12 @@ pub fn init(service: &'static str, filter: &str, format: LogFormat) -> Result<()
         LogFormat::Text => lines.with_target(false).boxed(),
         LogFormat::Json => lines.json().boxed(),
     };
-    // Spans get ids of their own here; nothing exports them yet.
+    // Spans get ids of their own here; nothing exports them yet. Only ours: a library's would be made, and
+    // formatted, for nobody.
     let tracer = SdkTracerProvider::builder().build().tracer(service);
+    let is_ours = filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("cg"));
     tracing_subscriber::registry()
-        .with(tracing_opentelemetry::layer().with_tracer(tracer))
+        .with(tracing_opentelemetry::layer().with_tracer(tracer).with_filter(is_ours))
         .with(lines.with_filter(filter))
         .try_init()
         .map_err(|_| InitError::Twice)

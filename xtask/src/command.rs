@@ -87,7 +87,7 @@ pub(crate) fn command_line(command: &Command) -> String {
     let words = words.map(|word| {
         let word = word.to_string_lossy();
         let word = word.strip_prefix(here.as_str()).unwrap_or(&word);
-        if word.is_empty() || word.contains([' ', '"', '$', '*', '|']) {
+        if word.is_empty() || word.contains([' ', '"', '$', '*', '|', '\\']) {
             format!("'{word}'")
         } else {
             word.to_owned()

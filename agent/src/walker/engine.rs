@@ -8,10 +8,9 @@ use crate::{cgroupfs::Hierarchies, kernel::Kernel};
 
 use super::{
     FlushedSubtree, Target, WalkEngine, WalkError, WalkSpec, Walked,
-    bpf::BpfEngine,
+    bpf::{BpfEngine, BpfWalk},
     files::FilesEngine,
     join,
-    recorder::BpfWalk,
     sources::{self, MetricSource},
 };
 
@@ -83,9 +82,8 @@ impl Engine {
         let walk = match spec.engine {
             Some(WalkEngine::Files) => return self.files.walk(spec),
             Some(WalkEngine::Locked) => BpfWalk::Locked,
-            Some(WalkEngine::Unlocked) => BpfWalk::Unlocked,
             None if self.bpf.is_err() => return self.files.walk(spec),
-            None => BpfWalk::Unlocked,
+            Some(WalkEngine::Unlocked) | None => BpfWalk::Unlocked,
         };
         match &mut self.bpf {
             Ok(bpf) => bpf.walk(spec, walk),

@@ -3,21 +3,13 @@
 //! Requests come through a bounded queue; answers go back whole. Must not know gRPC.
 
 mod bpf;
-mod decode;
 mod engine;
 mod files;
 mod find;
 mod join;
-mod locked;
-mod memory_stat;
-mod observe;
-mod raw;
-mod recorder;
 mod request;
 mod sample_files;
 mod sources;
-mod tree;
-mod unlocked;
 
 use std::{io, thread};
 

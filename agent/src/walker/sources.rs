@@ -3,7 +3,7 @@
 use cgfleet_model::{Metric, MetricGroup};
 use cgfleet_proto::v1::Source;
 
-use super::{bpf, memory_stat::MemoryStatIndex, raw};
+use super::bpf::{self, MemoryStatIndex, RAWS};
 use crate::cgroupfs::{Hierarchies, Hierarchy, has_file};
 
 /// Where one metric comes from, of ordinary cgroups whose controllers are enabled.
@@ -100,6 +100,6 @@ fn controller_of(metric: Metric) -> Option<&'static str> {
 /// Whether a v1 hierarchy shows it, or keeps it as v2 does.
 fn is_on_v1(hierarchy: &Hierarchy, metric: Metric) -> bool {
     let is_kept = controller_of(metric).is_some_and(|controller| hierarchy.has_controller(controller))
-        && raw::RAWS.iter().any(|raw| raw.metric == metric && raw.is_in(hierarchy.id));
+        && RAWS.iter().any(|raw| raw.metric == metric && raw.is_in(hierarchy.id));
     has_file(hierarchy, metric) || is_kept
 }

@@ -53,7 +53,7 @@ pub(crate) async fn run(args: HistoryArgs, server: &Server) -> Result<Exit, Erro
 
 /// A part of a cgroup's history, in time order.
 enum Part {
-    Point(HistoryPoint),
+    Point(Box<HistoryPoint>),
     Gap(HistoryGap),
 }
 
@@ -77,7 +77,9 @@ impl<W: Write> Report<W> {
             server.call(request, async |mut client, request| client.query_history(request).await).await?;
         while let Some(message) = server.link.next(&mut stream).await? {
             match message.event {
-                Some(Event::Points(points)) => self.add(points.points.into_iter().map(Part::Point))?,
+                Some(Event::Points(points)) => {
+                    self.add(points.points.into_iter().map(|point| Part::Point(Box::new(point))))?;
+                }
                 Some(Event::Gap(gap)) => self.add([Part::Gap(gap)])?,
                 None => {}
             }

@@ -13,7 +13,7 @@ fn at(seconds: i64) -> prost_types::Timestamp {
 fn point(seconds: i64, cgroup_id: u64, usage_usec: Option<u64>) -> Part {
     let cpu = usage_usec.map(|usage_usec| CpuSample { usage_usec: Some(usage_usec), ..CpuSample::default() });
     let sample = CgroupSample { cgroup_id, path: "/a".into(), cpu, ..CgroupSample::default() };
-    Part::Point(HistoryPoint { tick_at: Some(at(seconds)), sample: Some(sample) })
+    Part::Point(Box::new(HistoryPoint { tick_at: Some(at(seconds)), sample: Some(sample) }))
 }
 
 fn gap(after: i64, before: i64) -> Part {

@@ -16,6 +16,7 @@ pub(super) struct Cost {
     walk_ns_max: u64,
     cgroup_mutex_held_ns_max: u64,
     unbroken_ns_max: u64,
+    files_ns_max: u64,
 }
 
 impl Cost {
@@ -27,6 +28,7 @@ impl Cost {
         self.walk_ns_max = self.walk_ns_max.max(summary.walk_ns);
         self.cgroup_mutex_held_ns_max = self.cgroup_mutex_held_ns_max.max(summary.cgroup_mutex_held_ns_max);
         self.unbroken_ns_max = self.unbroken_ns_max.max(summary.unbroken_ns_max.unwrap_or_default());
+        self.files_ns_max = self.files_ns_max.max(summary.files_ns);
     }
 
     /// The line; `None` if nothing was walked.
@@ -37,16 +39,20 @@ impl Cost {
         let engines: Vec<&str> = self.engines.iter().map(String::as_str).collect();
         let engines = if engines.is_empty() { "unknown".to_owned() } else { engines.join("+") };
         let at_most = if self.hosts == 1 { "" } else { "at most " };
-        let slice = match self.unbroken_ns_max {
-            0 => String::new(),
-            slice => format!(", longest slice {}", elapsed(slice)),
-        };
+        let times = [
+            ("flush", self.flush_ns_max),
+            ("walk", self.walk_ns_max),
+            ("longest slice", self.unbroken_ns_max),
+            ("cgroup_mutex held", self.cgroup_mutex_held_ns_max),
+            ("files", self.files_ns_max),
+        ];
+        // What was not done costs nothing, and is not worth a word.
+        let times = times.into_iter().filter(|(_, time_ns)| *time_ns > 0);
+        let times: Vec<_> = times.map(|(what, time_ns)| format!("{what} {}", elapsed(time_ns))).collect();
         Some(format!(
-            "{engines} engine, {} cgroups visited; {at_most}flush {}, walk {}{slice}, cgroup_mutex held {}",
+            "{engines} engine, {} cgroups visited; {at_most}{}",
             self.cgroups_visited,
-            elapsed(self.flush_ns_max),
-            elapsed(self.walk_ns_max),
-            elapsed(self.cgroup_mutex_held_ns_max),
+            times.join(", ")
         ))
     }
 }
@@ -75,5 +81,17 @@ mod tests {
         cost.add(&summary(5, 0, 2_000_000));
         let two = "locked engine, 15 cgroups visited; at most flush 81.2 µs, walk 2.00 ms, cgroup_mutex held 2.00 ms";
         assert_eq!(cost.line().as_deref(), Some(two));
+    }
+
+    #[test]
+    fn what_a_walk_did_not_do_is_not_in_the_line() {
+        let mut cost = Cost::default();
+        cost.add(&WalkSummary {
+            engine: WalkEngine::Files.into(),
+            cgroups_visited: 3,
+            files_ns: 412_000,
+            ..WalkSummary::default()
+        });
+        assert_eq!(cost.line().as_deref(), Some("files engine, 3 cgroups visited; files 412 µs"));
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use integration_tests::{
     cli::run_command,
     daemon::{self, Start},
+    lacking::Lacking,
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, process::Command};
@@ -16,8 +17,8 @@ use super::{check_line, in_time};
 #[derive(Debug, Clone, Copy)]
 enum Host {
     AsItIs,
-    /// Nothing is in /sys/kernel/btf, in a mount namespace of the daemon's own.
-    WithoutBtf,
+    /// BPF cannot be used.
+    Lacks(Lacking),
     /// Root without any capability.
     WithoutCapabilities,
 }
@@ -35,7 +36,7 @@ const BAD_AGENTS: &[Row<'_>] = &[
     (
         "--slice-rows-max=0",
         CONFIGURATION,
-        &["slice_rows_max = 0", "allowed is 256 to 1000000", "--slice-rows-max=65536"],
+        &["slice_rows_max = 0", "allowed is 256 to 1000000", "--slice-rows-max=16384"],
     ),
     ("--slice-rows-max=many", CONFIGURATION, &["slice_rows_max = \"many\"", "allowed is a whole number"]),
     (
@@ -49,6 +50,13 @@ const BAD_AGENTS: &[Row<'_>] = &[
         &["sample_interval = 5", "with its unit", "--sample-interval=10s"],
     ),
     ("--log=a=b=c", CONFIGURATION, &["log = \"a=b=c\"", "allowed is a level (error, warn", "--log=info"]),
+    ("--bpf=maybe", CONFIGURATION, &["bpf = \"maybe\"", "`auto`, `require`, `off`"]),
+    (
+        "--sample-fields=cpu,disk",
+        CONFIGURATION,
+        &["sample_fields = \"cpu,disk\"", "allowed is cpu, memory, memory_stat", "`cgctl metrics`"],
+    ),
+    ("--sample-fields=cpu.usage", CONFIGURATION, &["sample_fields = \"cpu.usage\"", "cpu.usage_usec"]),
     ("--server-url=nowhere", CONFIGURATION, &["server_url = \"nowhere\"", "host:port or http://host:port"]),
     ("--advertise-address=nowhere", CONFIGURATION, &["advertise_address = \"nowhere\"", "host:port"]),
     (
@@ -169,18 +177,20 @@ fn broken_files() -> Result<TempDir> {
     Ok(dir)
 }
 
+/// What an agent says that must have BPF and cannot load it.
+const NOT_PERMITTED: &[&str] = &["not permitted to load BPF", "as root, or with CAP_BPF"];
+const NO_BTF: &[&str] = &["no BTF", "/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF"];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_cannot_start_says_why() -> Result<()> {
     let dir = broken_files()?;
     let living = Start::agent()?.start().await?;
     let (state, address) = (living.state().display().to_string(), living.address().to_string());
     let (in_use, taken) = (format!("--state-dir={state}"), format!("--listen-address={address}"));
-    let rows: [(Host, Row<'_>); 4] = [
-        (Host::WithoutBtf, ("", FAILURE, &["no BTF", "/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF"])),
-        (
-            Host::WithoutCapabilities,
-            ("", FAILURE, &["not permitted to load BPF", "as root, or with CAP_BPF"]),
-        ),
+    let rows: [(Host, Row<'_>); 5] = [
+        (Host::Lacks(Lacking::Btf), ("--bpf=require", FAILURE, NO_BTF)),
+        (Host::Lacks(Lacking::Capabilities), ("--bpf=require", FAILURE, NOT_PERMITTED)),
+        (Host::WithoutCapabilities, ("--bpf=require", FAILURE, NOT_PERMITTED)),
         (Host::AsItIs, (&in_use, FAILURE, &[&state, "in use by another agent", "stop that one"])),
         (Host::AsItIs, (&taken, FAILURE, &[&address, "taken by another process", "choose another port"])),
     ];
@@ -224,9 +234,7 @@ async fn check(host: Host, name: &str, dir: &Path, (flags, code, says): Row<'_>)
     }
     let wrapped: &[&str] = match host {
         Host::AsItIs => &[],
-        Host::WithoutBtf => {
-            &["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /sys/kernel/btf && exec \"$0\" \"$@\""]
-        }
+        Host::Lacks(lacking) => lacking.wrapper(),
         Host::WithoutCapabilities => &["setpriv", "--bounding-set=-all", "--inh-caps=-all"],
     };
     let mut command = Command::new("env");

@@ -4,9 +4,9 @@ use std::fmt::Debug;
 
 use anyhow::Result;
 use cgfleet_proto::v1::{
-    AgentServiceFlushRequest, CgroupOrder, CgroupTarget, ErrorReason, FleetServiceFlushRequest, Host,
-    HostError, HostSelector, ListHostsRequest, QueryHistoryRequest, QueryRequest, RegisterHostRequest,
-    SubscribeRequest, WalkRequest, WalkSpec, host_result::Outcome,
+    AgentServiceFlushRequest, CgroupOrder, CgroupTarget, Condition, ErrorReason, FleetServiceFlushRequest,
+    HierarchyJoin, Host, HostError, HostSelector, ListHostsRequest, QueryHistoryRequest, QueryRequest,
+    RegisterHostRequest, SubscribeRequest, WalkEngine, WalkRequest, WalkSpec, host_result::Outcome,
 };
 use cgfleet_rpc::wire_error::reason_of;
 use integration_tests::{
@@ -66,9 +66,30 @@ fn bad_specs() -> Vec<(Option<WalkSpec>, Refusal<'static>)> {
         (Some(WalkSpec { engine: 99, ..root() }), invalid(&["spec.engine", "\"99\""])),
         (
             Some(WalkSpec { read_mask: Some(reading("disk")), ..root() }),
-            invalid(&["read_mask", "\"disk\"", "allowed: cpu, cpu.usage_usec"]),
+            invalid(&["read_mask", "\"disk\"", "allowed: cpu, memory, memory_stat", "cpu.usage_usec"]),
         ),
+        (
+            Some(WalkSpec { stop_when: Some(condition("memory.max", 1)), ..root() }),
+            invalid(&["spec.stop_when.metric", "\"memory.max\"", "cpu.usage_usec", "`cgctl metrics`"]),
+        ),
+        (
+            Some(WalkSpec { stop_when: Some(condition("memory", 1)), ..root() }),
+            invalid(&["spec.stop_when.metric", "\"memory\""]),
+        ),
+        (
+            Some(WalkSpec { stop_when: Some(condition("cpu.usage_usec", 0)), ..root() }),
+            invalid(&["spec.stop_when.comparison", "\"0\"", "COMPARISON_"]),
+        ),
+        (
+            Some(WalkSpec { stop_when: Some(condition("cpu.usage_usec", 99)), ..root() }),
+            invalid(&["spec.stop_when.comparison", "\"99\"", "omparison"]),
+        ),
+        (Some(WalkSpec { join: 99, ..root() }), invalid(&["spec.join", "\"99\""])),
     ]
+}
+
+fn condition(metric: &str, comparison: i32) -> Condition {
+    Condition { metric: metric.to_owned(), comparison, value: 1 }
 }
 
 /// Targets that no host has.
@@ -104,7 +125,19 @@ async fn an_agent_refuses_what_it_cannot_walk() -> Result<()> {
         check(&target, agent.walk(request), refusal).await?;
     }
     let stop_at = |stop_at| WalkSpec { stop_at: Some(stop_at), ..self_of(by_path("/")) };
+    let joined = |target| WalkSpec { join: HierarchyJoin::Path.into(), ..self_of(target) };
+    let no_path = ["spec.target", "a path without a hierarchy", "HIERARCHY_JOIN_PATH"];
     for (spec, refusal) in [
+        (joined(by_id(1)), invalid(&no_path)),
+        (joined(of_hierarchy("memory", by_path("/a"))), invalid(&no_path)),
+        (
+            WalkSpec { stop_when: Some(condition("pids.current", 0)), ..self_of(by_path("/")) },
+            invalid(&["spec.stop_when.comparison", "\"0\"", "COMPARISON_GREATER_OR_EQUAL (4)"]),
+        ),
+        (
+            WalkSpec { join: 99, ..self_of(by_path("/")) },
+            invalid(&["spec.join", "\"99\"", "HIERARCHY_JOIN_PATH (1)"]),
+        ),
         (
             WalkSpec { engine: 99, ..self_of(by_path("/")) },
             invalid(&["spec.engine", "\"99\"", "WALK_ENGINE_"]),
@@ -122,6 +155,32 @@ async fn an_agent_refuses_what_it_cannot_walk() -> Result<()> {
         let interval = Some(Duration { seconds: 0, nanos });
         let says = &["interval", "a whole multiple of the agent's sample_interval, 200ms"];
         check(&interval, agent.subscribe(SubscribeRequest { interval }), invalid(says)).await?;
+    }
+    Ok(())
+}
+
+/// What a host cannot do is not the request's mistake: another host may be able to.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_without_bpf_refuses_engines_that_need_it() -> Result<()> {
+    let server = Start::server()?.start().await?;
+    let agent = Start::agent()?.flag("--bpf", "off").registered(&server, "web-1").start().await?;
+    host_up(&server, "web-1").await?;
+    for engine in [WalkEngine::Locked, WalkEngine::Unlocked] {
+        let name = engine.as_str_name();
+        let says = &[name, "is not to be had here", "it is switched off (bpf = off)", "ask for files"][..];
+        let spec = WalkSpec { engine: engine.into(), ..self_of(by_path("/")) };
+        let refusal = (Code::FailedPrecondition, ErrorReason::KernelUnsupported, says);
+        check(&spec, agent.agent()?.walk(WalkRequest { spec: Some(spec.clone()) }), refusal).await?;
+
+        let hosts = Some(HostSelector { all: true, hosts: Vec::new() });
+        let request = QueryRequest { hosts, spec: Some(spec), host_timeout: None };
+        let queried = in_time(name, query(&server, request)).await??;
+        let outcome = queried.results.into_iter().next().and_then(|result| result.outcome);
+        let Some(Outcome::Error(HostError { reason, message, .. })) = outcome else {
+            panic!("{name}: {outcome:?}");
+        };
+        check_line(name, &message, says);
+        assert_eq!(reason, i32::from(ErrorReason::KernelUnsupported), "{message}");
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::Limit;
 
 /// cgroup v1 shows no limit as the largest number of pages, in bytes (include/linux/page_counter.h,
 /// PAGE_COUNTER_MAX): less than a page below this, and pages have 64 KiB at most.
-const V1_UNLIMITED_BYTES_MIN: u64 = i64::MAX.cast_unsigned() - 0xffff;
+const V1_UNLIMITED_BYTES_MIN: u64 = (1 << 63) - (64 << 10);
 
 /// Where a cgroup file shows a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,7 @@ mod tests {
         check(Shape::Value, 1000, "4096\n", Some(4));
         check(Shape::Value, 1, "max\n", Some(u64::MAX));
         check(Shape::Value, 1, "9223372036854771712\n", Some(u64::MAX));
-        check(Shape::Value, 1, "9223372036854710272\n", Some(9_223_372_036_854_710_272));
+        check(Shape::Value, 1, "9223372036854710271\n", Some(9_223_372_036_854_710_271));
         check(Shape::Value, 1, "\n", None);
         let stat = "usage_usec 30\nuser_usec 10\nnr_periods 0\n";
         check(Shape::Flat("user_usec"), 1, stat, Some(10));

@@ -52,7 +52,7 @@ impl MetricGroup {
 
     /// Its metrics, in the catalogue's order.
     pub fn metrics(self) -> impl Iterator<Item = Metric> {
-        Metric::ALL.iter().copied().filter(move |metric| metric.info().group == self)
+        MetricSet::of_group(self).iter()
     }
 
     /// Its field in `CgroupSample`, which is the first part of its metrics' names.

@@ -66,7 +66,7 @@ fn responses(page: Vec<HistoryEvent>, metrics: MetricSet) -> Vec<QueryHistoryRes
             })),
             HistoryEvent::Point { tick_at, mut sample } => {
                 sample.keep_only(metrics);
-                let point = HistoryPoint { tick_at: Some(tick_at.into()), sample: Some(sample) };
+                let point = HistoryPoint { tick_at: Some(tick_at.into()), sample: Some(*sample) };
                 match events.last_mut() {
                     Some(Event::Points(points)) if points.points.len() < POINTS_MAX => {
                         points.points.push(point);

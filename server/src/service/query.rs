@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use cgfleet_model::{Metric, UnknownMetric};
 use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{
-        AgentServiceFlushResponse, CgroupOrder, FleetServiceFlushRequest, FleetServiceFlushResponse,
-        HostFlush, HostResult, HostSelector, QueryRequest, QueryResponse, QuerySummary, WalkEnd, WalkEngine,
-        WalkSpec, fleet_service_flush_response, host_result, query_response::Event,
+        AgentServiceFlushResponse, CgroupOrder, Comparison, Condition, FleetServiceFlushRequest,
+        FleetServiceFlushResponse, HierarchyJoin, HostFlush, HostResult, HostSelector, QueryRequest,
+        QueryResponse, QuerySummary, WalkEnd, WalkEngine, WalkSpec, fleet_service_flush_response,
+        host_result, query_response::Event,
     },
 };
 use cgfleet_rpc::{deadline, wire_error::WireError};
@@ -87,7 +89,7 @@ fn tally(summary: &mut QuerySummary, result: &HostResult) {
     };
     match end {
         Some(WalkEnd::Complete | WalkEnd::Limit | WalkEnd::StopAt | WalkEnd::StopWhen) => {
-            summary.hosts_complete += 1
+            summary.hosts_complete += 1;
         }
         Some(WalkEnd::Truncated) => summary.hosts_truncated += 1,
         Some(WalkEnd::TargetGone | WalkEnd::Unspecified) | None => summary.hosts_failed += 1,
@@ -130,7 +132,24 @@ fn checked(spec: Option<WalkSpec>) -> Result<WalkSpec, WireError> {
     if WalkEngine::try_from(spec.engine).is_err() {
         return Err(WireError::invalid_field("spec.engine", spec.engine, "an engine of WalkEngine"));
     }
+    if HierarchyJoin::try_from(spec.join).is_err() {
+        return Err(WireError::invalid_field("spec.join", spec.join, "a join of HierarchyJoin"));
+    }
+    if let Some(condition) = &spec.stop_when {
+        check_condition(condition)?;
+    }
     Ok(spec)
+}
+
+fn check_condition(Condition { metric, comparison, .. }: &Condition) -> Result<(), WireError> {
+    if Metric::from_name(metric).is_none() {
+        return Err(WireError::invalid_field("spec.stop_when.metric", metric, UnknownMetric::allowed()));
+    }
+    if matches!(Comparison::try_from(*comparison), Err(_) | Ok(Comparison::Unspecified)) {
+        let allowed = "a comparison of Comparison other than COMPARISON_UNSPECIFIED";
+        return Err(WireError::invalid_field("spec.stop_when.comparison", comparison, allowed));
+    }
+    Ok(())
 }
 
 fn limits(

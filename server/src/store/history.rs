@@ -41,7 +41,7 @@ pub enum HistoryEvent {
         /// The tick by the server's clock.
         tick_at: SystemTime,
         /// What was measured, with identity and path. Where each group was read is not stored.
-        sample: CgroupSample,
+        sample: Box<CgroupSample>,
     },
 }
 
@@ -251,7 +251,7 @@ impl HistoryReader {
                 if let Some(values) = values.get(cgroup.key) {
                     let mut sample = sample_of(cgroup);
                     values.write_to(&mut sample);
-                    events.push(HistoryEvent::Point { tick_at, sample });
+                    events.push(HistoryEvent::Point { tick_at, sample: Box::new(sample) });
                 }
             }
         }

@@ -35,7 +35,7 @@ async fn history(store: &Store, path: &str, since: SystemTime, until: SystemTime
 }
 
 fn point(tick_at: SystemTime, sample: CgroupSample) -> HistoryEvent {
-    HistoryEvent::Point { tick_at, sample }
+    HistoryEvent::Point { tick_at, sample: Box::new(sample) }
 }
 
 /// Cgroup 5 is always there and changes in every third tick, 100 + n comes in tick n and stays for 20

@@ -40,7 +40,12 @@ impl Client {
 
     /// A command that asks the agent straight, without the server.
     pub(super) fn agent_line(&self, verb: &str, args: &[&str]) -> String {
-        command_line(Command::new(&self.program).args([verb, "--agent", &self.agent_address]).args(args))
+        command_line(&self.agent_command(verb, args))
+    }
+
+    /// What such a command prints.
+    pub(super) fn read_agent(&self, verb: &str, args: &[&str], stop: &Stop) -> Result<String> {
+        self.read_from(self.agent_command(verb, args), stop)
     }
 
     /// Shows the command and what it prints.
@@ -52,7 +57,10 @@ impl Client {
 
     /// What the command prints; its complaints go to our stderr.
     pub(super) fn read(&self, args: &[&str], stop: &Stop) -> Result<String> {
-        let mut command = self.command(args);
+        self.read_from(self.command(args), stop)
+    }
+
+    fn read_from(&self, mut command: Command, stop: &Stop) -> Result<String> {
         let status = self.bounded(&mut command, stop)?;
         if !status.success() {
             return Err(CommandFailed::new(&command, status).into());
@@ -70,6 +78,12 @@ impl Client {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(["--server", &self.server_url]).args(args);
+        command
+    }
+
+    fn agent_command(&self, verb: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args([verb, "--agent", &self.agent_address]).args(args);
         command
     }
 

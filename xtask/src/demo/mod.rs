@@ -5,9 +5,9 @@
 pub(crate) mod burn;
 mod client;
 mod daemon;
-mod privileges;
 mod state_dir;
 mod stop;
+mod subject;
 mod tree;
 mod verify;
 
@@ -29,7 +29,9 @@ use client::Client;
 use daemon::Daemon;
 use state_dir::StateDir;
 use stop::Stop;
+use subject::Subject;
 use tree::DemoTree;
+use verify::Reader;
 
 /// For server, Postgres and agent to be up, the host registered and its first tick stored.
 const READY_WITHIN: Duration = Duration::from_mins(1);
@@ -49,7 +51,6 @@ pub(crate) fn demo(checkout: &Checkout, once: bool) -> Result<()> {
         .args(["build", "--bins"])
         .args(DAEMONS_AND_CLIENT.iter().flat_map(|package| ["--package", package]));
     phases.run("build", || command::run(&mut build))?;
-    privileges::check()?;
     let stop = Stop::on_signals()?;
     let mut stage = phases.run("start", || Stage::start(checkout, &stop))?;
     let shown = phases
@@ -62,7 +63,9 @@ pub(crate) fn demo(checkout: &Checkout, once: bool) -> Result<()> {
 
 /// What the demo has running. Dropped from top to bottom: nothing outlives what it needs.
 struct Stage {
-    tree: DemoTree,
+    /// Cgroups of our own, where we may make some.
+    tree: Option<DemoTree>,
+    subject: Subject,
     agent: Daemon,
     server: Daemon,
     client: Client,
@@ -73,8 +76,14 @@ struct Stage {
 impl Stage {
     fn start(checkout: &Checkout, stop: &Stop) -> Result<Self> {
         let dir = StateDir::create()?;
-        let tree = DemoTree::create(checkout)?;
-        println!("demo cgroups: {}", tree.dir().display());
+        let mount = tree::cgroup2_mount()?;
+        let tree = DemoTree::create(checkout, &mount)?;
+        let subject = match &tree {
+            Some(tree) => tree.subject(),
+            None => Subject::found(&mount)?,
+        };
+        let whose = if tree.is_some() { "of our own" } else { "found, for we may make none" };
+        println!("demo cgroups ({whose}): {} below {}", subject.top, mount.display());
         let [server_address, agent_address] = free_addresses()?;
         let server_url = format!("http://{server_address}");
 
@@ -98,7 +107,8 @@ impl Stage {
 
         let hostname = fs::read_to_string("/proc/sys/kernel/hostname").context("read the host's name")?;
         let client = Client::new(checkout, server_url, agent_address, dir.path());
-        let mut stage = Self { tree, agent, server, client, hostname: hostname.trim().to_owned(), dir };
+        let mut stage =
+            Self { tree, subject, agent, server, client, hostname: hostname.trim().to_owned(), dir };
         stage.await_ready(stop)?;
         Ok(stage)
     }
@@ -123,25 +133,31 @@ impl Stage {
     }
 
     fn query(&self, stop: &Stop) -> Result<()> {
-        let (host, leaf) = (self.hostname.as_str(), self.tree.leaf());
+        let Subject { top, leaf, .. } = &self.subject;
+        let host = self.hostname.as_str();
+        let reader = Reader::of_doctor(&self.client.read_agent("doctor", &["-o", "json"], stop)?)?;
+        match &reader {
+            Reader::Bpf => println!("the agent reads cgroups by BPF"),
+            Reader::Files(reason) => println!("the agent reads cgroup files, for {reason}"),
+        }
         self.client.show(&["hosts"], stop)?;
-        self.client.show(&["query", "--host", host, &leaf, "--order", "ancestors"], stop)?;
-        self.client.show(&["query", "--all", &self.tree.path(), "--order", "pre"], stop)?;
+        self.client.show(&["query", "--host", host, leaf, "--order", "ancestors"], stop)?;
+        self.client.show(&["query", "--all", top, "--order", "pre"], stop)?;
 
-        let before = self.tree.usage_of_ancestors()?;
+        let before = self.subject.usage_of_ancestors()?;
         let rows = self
             .client
-            .read(&["query", "--host", host, &leaf, "--order", "ancestors", "-o", "ndjson"], stop)?;
-        let after = self.tree.usage_of_ancestors()?;
-        for verified in verify::ancestors(&rows, &before, &after)? {
+            .read(&["query", "--host", host, leaf, "--order", "ancestors", "-o", "ndjson"], stop)?;
+        let after = self.subject.usage_of_ancestors()?;
+        for verified in verify::ancestors(&rows, &reader, &before, &after)? {
             println!("verified: {verified}");
         }
         Ok(())
     }
 
     fn history(&mut self, stop: &Stop) -> Result<()> {
-        let leaf = self.tree.leaf();
-        let history = ["history", "--host", &self.hostname, &leaf];
+        let leaf = self.subject.leaf.as_str();
+        let history = ["history", "--host", &self.hostname, leaf];
         let deadline = Instant::now() + HISTORY_WITHIN;
         loop {
             let points = self.client.read_quietly(&[&history[..], &["-o", "ndjson"]].concat(), stop)?;
@@ -163,15 +179,15 @@ impl Stage {
 
     /// Prints what to try and waits for a signal. A daemon that dies meanwhile ends the demo.
     fn stay_up(&mut self, stop: &Stop) -> Result<()> {
-        let (host, leaf) = (self.hostname.as_str(), self.tree.leaf());
+        let (host, leaf) = (self.hostname.as_str(), self.subject.leaf.as_str());
         println!(
             "\nUp until Ctrl-C. Logs are in {}. To try in another terminal:\n",
             self.dir.path().display()
         );
         for args in [
             &["query", "--all", "--order", "pre"][..],
-            &["query", "--host", host, &leaf, "--order", "ancestors", "-o", "json"],
-            &["history", "--host", host, &leaf, "--since", "5m ago"],
+            &["query", "--host", host, leaf, "--order", "ancestors", "-o", "json"],
+            &["history", "--host", host, leaf, "--since", "5m ago"],
             &["flush", "--all"],
         ] {
             println!("  {}", self.client.line(args));
@@ -189,7 +205,7 @@ impl Stage {
     /// Stops all in order and says what did not go well; the first failure counts.
     fn stop(self) -> Result<()> {
         let Self { tree, mut agent, mut server, dir, .. } = self;
-        let tree = tree.remove();
+        let tree = tree.map_or(Ok(()), DemoTree::remove);
         let agent = agent.stop();
         let server = server.stop();
         let dir = dir.remove();

@@ -1,7 +1,7 @@
 //! The directory in which the demo's daemons keep their state and logs.
 
 use std::{
-    fs,
+    env, fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     thread,
@@ -24,9 +24,9 @@ impl StateDir {
     /// A fresh directory that the unprivileged daemons reach too: not below the checkout, which
     /// may lie in a home directory of mode 0700.
     pub(super) fn create() -> Result<Self> {
-        let parent = ["/var/tmp", "/tmp"].map(Path::new).into_iter().find(|dir| dir.is_dir());
-        let parent = parent.context("neither /var/tmp nor /tmp is a directory")?;
-        let dir = TempDir::with_prefix_in("cgfleet-demo-", parent).context("make the demo's directory")?;
+        let parents = ["/var/tmp".into(), "/tmp".into(), env::temp_dir()];
+        let made = parents.iter().find_map(|dir| TempDir::with_prefix_in("cgfleet-demo-", dir).ok());
+        let dir = made.context("no directory can be made in /var/tmp, /tmp or TMPDIR")?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))
             .context("open the demo's directory")?;
         Ok(Self(dir))

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::verify::Usage;
+use super::subject::Subject;
 use crate::checkout::Checkout;
 
 /// Below the demo's cgroup, a parent before its children.
@@ -29,9 +29,13 @@ pub(super) struct DemoTree {
 }
 
 impl DemoTree {
-    pub(super) fn create(checkout: &Checkout) -> Result<Self> {
+    /// Makes them; `None` where we may not.
+    pub(super) fn create(checkout: &Checkout, mount: &Path) -> Result<Option<Self>> {
+        if rustix::fs::access(mount, rustix::fs::Access::WRITE_OK).is_err() {
+            return Ok(None);
+        }
         let name = format!("cgfleet-demo-{}", process::id());
-        let mut tree = Self { mount: cgroup2_mount()?, name, busy: Vec::new(), removed: false };
+        let mut tree = Self { mount: mount.to_owned(), name, busy: Vec::new(), removed: false };
         for cgroup in std::iter::once("").chain(CGROUPS) {
             let dir = tree.dir().join(cgroup);
             fs::create_dir(&dir).with_context(|| format!("create cgroup {}", dir.display()))?;
@@ -46,36 +50,19 @@ impl DemoTree {
             tree.busy.push(child);
             fs::write(&procs, pid).with_context(|| format!("move a process by {}", procs.display()))?;
         }
-        Ok(tree)
+        Ok(Some(tree))
     }
 
     /// The directory of the demo's topmost cgroup.
-    pub(super) fn dir(&self) -> PathBuf {
+    fn dir(&self) -> PathBuf {
         self.mount.join(&self.name)
     }
 
-    /// The path of the demo's topmost cgroup from the hierarchy's root.
-    pub(super) fn path(&self) -> String {
-        format!("/{}", self.name)
-    }
-
-    /// The path of a leaf that has work in it.
-    pub(super) fn leaf(&self) -> String {
-        format!("/{}/{}", self.name, LEAVES[0])
-    }
-
-    /// The leaf and its ancestors without the root, each with its cpu.stat's usage_usec now.
-    pub(super) fn usage_of_ancestors(&self) -> Result<Usage> {
-        let leaf = self.leaf();
-        let cgroups = Path::new(&leaf).ancestors().filter(|path| path.parent().is_some());
-        let read = cgroups.map(|path| {
-            let file = self.mount.join(path.strip_prefix("/")?).join("cpu.stat");
-            let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-            let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok());
-            let usage = usage.with_context(|| format!("no usage_usec in {}", file.display()))?;
-            Ok((path.display().to_string(), usage))
-        });
-        read.collect()
+    /// What there is to ask: the topmost cgroup, and a leaf that has work in it.
+    pub(super) fn subject(&self) -> Subject {
+        let top = format!("/{}", self.name);
+        let leaf = format!("{top}/{}", LEAVES[0]);
+        Subject::new(&self.mount, top, leaf)
     }
 
     pub(super) fn remove(mut self) -> Result<()> {

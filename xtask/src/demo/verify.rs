@@ -16,9 +16,41 @@ pub(super) fn host_is_ready(hosts: &str, hostname: &str) -> bool {
         .any(|host| host["hostname"] == hostname && host["state"] == "up" && host["last_tick_at"].is_string())
 }
 
+/// From where the agent has the values of ordinary cgroups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// Its BPF programs.
+    Bpf,
+    /// Cgroup files, because of this.
+    Files(String),
+}
+
+impl Reader {
+    /// As `cgctl doctor -o json` says.
+    pub(super) fn of_doctor(answer: &str) -> Result<Self> {
+        let answer: Value = serde_json::from_str(answer).context("the doctor's answer is no JSON")?;
+        let engines = answer["engines"].as_array().context("the doctor names no engines")?;
+        let unlocked = engines.iter().find(|engine| engine["name"] == "unlocked");
+        let unlocked = unlocked.context("the doctor does not name the unlocked engine")?;
+        if unlocked["available"] == true {
+            return Ok(Self::Bpf);
+        }
+        let reason = unlocked["reason"].as_str().context("the doctor does not say why there is no BPF")?;
+        Ok(Self::Files(reason.to_owned()))
+    }
+
+    /// The source that a row has to name.
+    fn source(&self) -> &'static str {
+        match self {
+            Self::Bpf => "bpf",
+            Self::Files(_) => "file",
+        }
+    }
+}
+
 /// Checks the rows of `cgctl query --order ancestors -o ndjson` against what the cgroups' own files
 /// said before and after, and returns what holds.
-pub(super) fn ancestors(rows: &str, before: &Usage, after: &Usage) -> Result<Vec<String>> {
+pub(super) fn ancestors(rows: &str, reader: &Reader, before: &Usage, after: &Usage) -> Result<Vec<String>> {
     let rows = objects(rows)?;
     if let Some(failed) = rows.iter().find(|row| row.get("error").is_some()) {
         bail!("the answer names an error: {failed}");
@@ -26,7 +58,7 @@ pub(super) fn ancestors(rows: &str, before: &Usage, after: &Usage) -> Result<Vec
     let rows =
         rows.iter().filter(|row| row.get("path").is_some()).map(Row::parse).collect::<Result<Vec<_>>>()?;
     let paths: Vec<_> = rows.iter().map(|row| row.path.as_str()).collect();
-    let mut expected: Vec<_> = before.keys().map(String::as_str).collect();
+    let mut expected: Vec<_> = before.keys().map(String::as_str).filter(|path| *path != "/").collect();
     expected.sort_by_key(|path| std::cmp::Reverse(path.len()));
     expected.push("/");
     ensure!(paths == expected, "the ancestors should be {expected:?}, but the answer has {paths:?}");
@@ -40,7 +72,7 @@ pub(super) fn ancestors(rows: &str, before: &Usage, after: &Usage) -> Result<Vec
     }
     let mut verified = vec![format!("the answer goes from the leaf to the root: {}", paths.join(" → "))];
     for row in &rows {
-        verified.push(row.check_usage(before, after)?);
+        verified.push(row.check_usage(reader, before, after)?);
     }
     Ok(verified)
 }
@@ -78,17 +110,23 @@ impl Row {
         parse().with_context(|| format!("row {row}"))
     }
 
-    /// The root's usage has no lower bound to check against: its row must say that it is read from
-    /// its file, for the kernel does not maintain it where BPF reads.
-    fn check_usage(&self, before: &Usage, after: &Usage) -> Result<String> {
+    /// The root's row must say that it is read from its file, for the kernel does not maintain its usage
+    /// where BPF reads.
+    fn check_usage(&self, reader: &Reader, before: &Usage, after: &Usage) -> Result<String> {
         let Self { path, source, usage_usec, .. } = self;
-        if path == "/" {
+        let is_root = path == "/";
+        if is_root {
             ensure!(source == "file", "the root should be read from its file, but its source is {source}");
-            return Ok("/: read from its file, as marked".to_owned());
         }
         let (Some(before), Some(after)) = (before.get(path), after.get(path)) else {
-            bail!("{path} was not read before and after");
+            ensure!(is_root, "{path} was not read before and after");
+            return Ok("/: read from its file, as marked".to_owned());
         };
+        let expected = reader.source();
+        ensure!(
+            is_root || source == expected,
+            "{path}: its source is {source}, but the agent reads by {expected}"
+        );
         let range = before..=after;
         ensure!(
             range.contains(&usage_usec),
@@ -115,14 +153,48 @@ mod tests {
     #[test]
     fn usage_between_two_reads_and_a_root_from_its_file_are_verified() {
         let verified =
-            ancestors(&format!("{LEAF}\n{PARENT}\n{ROOT}\n"), &usage(15, 20), &usage(16, 30)).unwrap();
-        assert_eq!(verified.len(), 4);
+            ancestors(&format!("{LEAF}\n{PARENT}\n{ROOT}\n"), &Reader::Bpf, &usage(15, 20), &usage(16, 30));
+        assert_eq!(verified.unwrap().len(), 4);
+    }
+
+    #[test]
+    fn without_bpf_every_row_has_to_be_of_a_file() {
+        let files = Reader::Files("no BTF".to_owned());
+        let rows = format!("{LEAF}\n{PARENT}\n{ROOT}\n");
+        let check = |rows: &str| ancestors(rows, &files, &usage(15, 20), &usage(16, 30));
+        assert_eq!(check(&rows.replace("bpf", "file")).unwrap().len(), 4);
+        let error = check(&rows).unwrap_err().to_string();
+        assert!(error.contains("/a/b: its source is bpf, but the agent reads by file"), "{error}");
+    }
+
+    #[test]
+    fn the_root_alone_is_an_answer_too() {
+        let read = |usage| [("/".to_owned(), usage)].into();
+        let check = |before, after| ancestors(ROOT, &Reader::Bpf, &read(before), &read(after));
+        assert_eq!(check(98, 99).unwrap()[1], "/: 98 ≤ usage_usec 99 ≤ 99 (file)");
+        assert!(check(100, 101).unwrap_err().to_string().contains("not between 100 and 101"));
+    }
+
+    #[test]
+    fn the_doctor_says_who_reads() {
+        let answer = |available: bool, reason: &str| {
+            format!(
+                r#"{{"engines":[{{"name":"files","available":true}},{{"name":"unlocked","available":{available}{reason}}}]}}"#
+            )
+        };
+        assert_eq!(Reader::of_doctor(&answer(true, "")).unwrap(), Reader::Bpf);
+        let files = Reader::of_doctor(&answer(false, r#","reason":"no BTF""#)).unwrap();
+        assert_eq!(files, Reader::Files("no BTF".to_owned()));
+        for bad in [&answer(false, ""), "{}", r#"{"engines":[]}"#, "oops"] {
+            assert!(Reader::of_doctor(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
     fn what_does_not_hold_is_named() {
         let check = |rows: &[&str], expect: &str| {
-            let error = ancestors(&rows.join("\n"), &usage(15, 20), &usage(16, 30)).unwrap_err();
+            let error =
+                ancestors(&rows.join("\n"), &Reader::Bpf, &usage(15, 20), &usage(16, 30)).unwrap_err();
             assert!(format!("{error:#}").contains(expect), "{error:#}");
         };
         check(&[PARENT, LEAF, ROOT], "should be");

@@ -8,12 +8,13 @@ use cgfleet_ebpf::abi;
 use cgfleet_proto::v1::WalkEnd;
 
 use super::{
-    WalkError, decode,
+    decode,
     recorder::{Cost, Recorded, Recorder, Reopened, Row},
 };
 use crate::{
     cgroupfs::Located,
     kernel::{AttachError, Cursor, Drained, KernelError, Place, Start, WalkRequest},
+    walker::WalkError,
 };
 
 /// How often a walk whose place in the tree was removed, with all above it that the kernel told, begins

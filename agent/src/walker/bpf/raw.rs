@@ -7,7 +7,7 @@ use crate::kernel::StopWhen;
 
 /// How the kernel holds a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RawUnit {
+pub(in crate::walker) enum RawUnit {
     /// As the metric has it.
     Same,
     /// Nanoseconds, where the metric has microseconds.
@@ -22,8 +22,8 @@ pub(super) enum RawUnit {
 
 /// One number.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Raw {
-    pub(super) metric: Metric,
+pub(in crate::walker) struct Raw {
+    pub(in crate::walker) metric: Metric,
     pub(super) group: abi::cg_group,
     pub(super) detail: abi::cg_detail,
     pub(super) unit: RawUnit,
@@ -59,9 +59,10 @@ impl RawUnit {
         match self {
             Self::Same => value,
             Self::Nanoseconds => value.saturating_mul(NS_PER_USEC),
-            Self::PageLimit if value == u64::MAX => page_counter_max(),
             Self::PidLimit => value.min(PIDS_MAX),
-            Self::Pages | Self::PageLimit => value.div_ceil(page_bytes()),
+            Self::Pages => value.div_ceil(page_bytes()),
+            // Nothing is between the largest limit and none.
+            Self::PageLimit => value.div_ceil(page_bytes()).min(page_counter_max()),
         }
     }
 }
@@ -69,7 +70,7 @@ impl RawUnit {
 macro_rules! raws {
     ($($group:ident { $($metric:ident: $detail:ident as $unit:ident,)* })*) => {
         /// Every number that is in `cg_record` or `cg_details`.
-        pub(super) const RAWS: &[Raw] = &[$($(Raw {
+        pub(in crate::walker) const RAWS: &[Raw] = &[$($(Raw {
             metric: Metric::$metric,
             group: abi::$group,
             detail: abi::$detail,
@@ -166,7 +167,7 @@ const NOT_ON_V1: &[Metric] = &[
 
 impl Raw {
     /// Whether it means the same in this hierarchy as in cgroup v2.
-    pub(super) fn is_in(&self, hierarchy_id: u32) -> bool {
+    pub(in crate::walker) fn is_in(&self, hierarchy_id: u32) -> bool {
         hierarchy_id == 0 || !NOT_ON_V1.contains(&self.metric)
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use cgfleet_ebpf::abi::cg_record;
 use cgfleet_model::escape_path;
+use rustc_hash::FxHashMap;
 
 use crate::kernel::Name;
 
@@ -30,7 +31,8 @@ struct Node {
 /// is `/..`, and the one above that `/../..`, as in /proc/self/cgroup in a cgroup namespace (cgroups(7)).
 #[derive(Debug, Default)]
 pub(super) struct Tree {
-    nodes: HashMap<NodeKey, Node>,
+    /// Every row of every walk is looked up here, and its keys are the kernel's own.
+    nodes: FxHashMap<NodeKey, Node>,
     /// By hierarchy: the cgroup that its mount shows as the root.
     mounted: HashMap<u32, u64>,
 }
@@ -38,7 +40,7 @@ pub(super) struct Tree {
 impl Tree {
     /// A tree of hierarchies that are mounted like this: hierarchy id, id of the mount's root.
     pub(super) fn mounted(mounted: impl IntoIterator<Item = (u32, u64)>) -> Self {
-        Self { nodes: HashMap::new(), mounted: mounted.into_iter().collect() }
+        Self { nodes: FxHashMap::default(), mounted: mounted.into_iter().collect() }
     }
 
     /// Takes in a name that the kernel sent.

@@ -42,7 +42,7 @@ impl Decoder<'_> {
         for group in MetricGroup::ALL {
             sample.set_source(*group, Source::Bpf);
         }
-        self.take_io_devices(drained, slot, &mut sample);
+        take_io_devices(drained, slot, &mut sample);
         Some(sample)
     }
 
@@ -52,20 +52,20 @@ impl Decoder<'_> {
             sample.set_metric(metric, self.memory_stat.value(metric, stat));
         }
     }
+}
 
-    /// Devices are in the order of the records.
-    fn take_io_devices(&self, drained: &Drained, slot: usize, sample: &mut CgroupSample) {
-        let Some(io) = &mut sample.io else { return };
-        let first = drained.io_devices.partition_point(|device| (device.slot as usize) < slot);
-        let of_slot = drained.io_devices[first..].iter().take_while(|device| device.slot as usize == slot);
-        io.devices = of_slot
-            .map(|device| {
-                let [rbytes, wbytes, dbytes, rios, wios, dios] = device.words;
-                let (major, minor) = (device.major, device.minor);
-                IoDeviceSample { major, minor, rbytes, wbytes, rios, wios, dbytes, dios }
-            })
-            .collect();
-    }
+/// Devices are in the order of the records.
+fn take_io_devices(drained: &Drained, slot: usize, sample: &mut CgroupSample) {
+    let Some(io) = &mut sample.io else { return };
+    let first = drained.io_devices.partition_point(|device| (device.slot as usize) < slot);
+    let of_slot = drained.io_devices[first..].iter().take_while(|device| device.slot as usize == slot);
+    io.devices = of_slot
+        .map(|device| {
+            let [rbytes, wbytes, dbytes, rios, wios, dios] = device.words;
+            let (major, minor) = (device.major, device.minor);
+            IoDeviceSample { major, minor, rbytes, wbytes, rios, wios, dbytes, dios }
+        })
+        .collect();
 }
 
 /// The metrics of a group that a record does not hold are of files, if anywhere.

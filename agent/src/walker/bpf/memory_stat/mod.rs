@@ -24,7 +24,7 @@ use crate::kernel::Facts;
 
 /// How the places of items came to be known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Method {
+pub(in crate::walker) enum Method {
     /// They did not.
     #[default]
     None,
@@ -46,7 +46,7 @@ impl fmt::Display for Method {
 
 /// Where each item is.
 #[derive(Debug, Clone, Default)]
-pub(super) struct MemoryStatIndex {
+pub(in crate::walker) struct MemoryStatIndex {
     /// By `cg_memory_item`.
     places: Vec<Option<usize>>,
     /// Items that this kernel has not at all.
@@ -95,7 +95,7 @@ impl MemoryStatIndex {
     }
 
     /// The metrics of memory.stat that have a place.
-    pub(super) fn metrics(&self) -> MetricSet {
+    pub(in crate::walker) fn metrics(&self) -> MetricSet {
         let has_place = |item: &Item| self.places.get(item.item as usize).copied().flatten().is_some();
         let is_known = |metric: &Metric| {
             let mut items = self.items_of(*metric).peekable();
@@ -106,12 +106,12 @@ impl MemoryStatIndex {
     }
 
     /// The metrics that this kernel's memory.stat does not show, and that are not given therefore.
-    pub(super) fn unshown(&self) -> MetricSet {
+    pub(in crate::walker) fn unshown(&self) -> MetricSet {
         self.unshown
     }
 
     /// How the place of a metric became known.
-    pub(super) fn method_of(&self, metric: Metric) -> Method {
+    pub(in crate::walker) fn method_of(&self, metric: Metric) -> Method {
         match ITEMS.iter().find(|item| item.metric == metric).map(|item| item.array) {
             Some(Array::State) => self.states,
             Some(Array::Event) => self.events,

@@ -178,7 +178,7 @@ mod tests {
             stat.state[place] = count;
             stat.state[place - 1] = count * 7 + 100_000;
             let value = count.cast_unsigned() * item.unit.size();
-            text += &format!("{} {value}\n", item.v2_key);
+            text.extend([item.v2_key, " ", &value.to_string(), "\n"]);
         }
         Observation { stat, before: text.clone(), after: text, is_v2: true }
     }

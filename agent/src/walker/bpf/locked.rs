@@ -13,12 +13,13 @@ use cgfleet_model::escape_path;
 use cgfleet_proto::v1::WalkEnd;
 
 use super::{
-    WalkError, decode,
+    decode,
     recorder::{Cost, Recorded, Recorder, Reopened, Row},
 };
 use crate::{
     cgroupfs::{Child, Located, children, open_child},
     kernel::{AttachError, KernelError, Start, WalkRequest},
+    walker::WalkError,
 };
 
 /// Levels of subtrees, one in the other, that are each too large for a session. Every one of them keeps

@@ -14,10 +14,11 @@ use cgfleet_ebpf::abi::{self, cg_record};
 use cgfleet_model::{MetricSet, unescape_path};
 use cgfleet_proto::v1::{CgroupSample, WalkEnd};
 
-use super::{WalkError, decode::Decoder, memory_stat::MemoryStatIndex, tree::Tree};
+use super::{decode::Decoder, memory_stat::MemoryStatIndex, tree::Tree};
 use crate::{
     cgroupfs::{Hierarchies, Located},
     kernel::{Drained, Flushed, Kernel, Start, WalkRequest},
+    walker::WalkError,
 };
 
 /// How often names of cgroups that are gone are dropped, and how long one may be unseen before.
@@ -79,7 +80,7 @@ pub(super) struct Recorder {
 
 /// Which engine of the kernel side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BpfWalk {
+pub(in crate::walker) enum BpfWalk {
     Locked,
     Unlocked,
 }

@@ -1,6 +1,15 @@
 //! Walks by the kernel side: find the cgroups, flush, walk, name, and read from files what the kernel keeps
 //! nowhere else.
 
+mod decode;
+mod locked;
+mod memory_stat;
+mod observe;
+mod raw;
+mod recorder;
+mod tree;
+mod unlocked;
+
 use std::{
     fs,
     time::{Instant, SystemTime},
@@ -16,14 +25,14 @@ use crate::{
 };
 
 use super::{
-    FlushedSubtree, Order, Target, WalkEngine, WalkError, WalkSpec, Walked, decode,
+    FlushedSubtree, Order, Target, WalkEngine, WalkError, WalkSpec, Walked,
     find::{Found, find},
-    memory_stat::MemoryStatIndex,
-    observe::observe,
-    raw,
-    recorder::{BpfWalk, Cost, Recorded, Recorder, Row},
     sample_files::set_from_files,
 };
+use observe::observe;
+use recorder::{Cost, Recorded, Recorder, Row};
+
+pub(super) use self::{memory_stat::MemoryStatIndex, raw::RAWS, recorder::BpfWalk};
 
 /// What rstat keeps: the rest is current without a flush.
 const RSTAT_GROUPS: abi::cg_group = abi::CG_GROUP_CPU | STATISTICS;
@@ -223,7 +232,7 @@ impl BpfEngine {
         let hierarchy = self.hierarchies.by_id(record.hierarchy_id);
         let is_root = record.level == 0;
         if let Some(hierarchy) = hierarchy {
-            let from_files = self.metrics_of_files(hierarchy, is_root, &sample, metrics);
+            let from_files = metrics_of_files(hierarchy, is_root, &sample, metrics);
             if !from_files.is_empty() {
                 // What is above the mount has no files here.
                 if let Some(directory) = hierarchy.directory(&unescape_path(&path).ok()?) {
@@ -234,25 +243,24 @@ impl BpfEngine {
         path.as_ref().clone_into(&mut sample.path);
         Some(sample)
     }
+}
 
-    /// The metrics of the groups that have to be read from files: those of a root that the kernel does not
-    /// keep in the cgroup, CPU time of cgroup v1, and what of memory.stat has no known place.
-    fn metrics_of_files(
-        &self,
-        hierarchy: &Hierarchy,
-        is_root: bool,
-        sample: &CgroupSample,
-        metrics: MetricSet,
-    ) -> MetricSet {
-        let is_of_file = |group: &&MetricGroup| match group {
-            MetricGroup::Cpu if !hierarchy.is_v2() => hierarchy.has_controller("cpuacct"),
-            MetricGroup::MemoryStat => decode::is_absent(sample, metrics, **group),
-            group => is_root && decode::is_absent(sample, metrics, **group),
-        };
-        let groups = MetricGroup::ALL.iter().filter(|group| metrics.touches(**group)).filter(is_of_file);
-        let of_groups: MetricSet = groups.flat_map(|group| group.metrics()).collect();
-        metrics.intersection(of_groups)
-    }
+/// The metrics of the groups that have to be read from files: those of a root that the kernel does not
+/// keep in the cgroup, CPU time of cgroup v1, and what of memory.stat has no known place.
+fn metrics_of_files(
+    hierarchy: &Hierarchy,
+    is_root: bool,
+    sample: &CgroupSample,
+    metrics: MetricSet,
+) -> MetricSet {
+    let is_of_file = |group: &&MetricGroup| match group {
+        MetricGroup::Cpu if !hierarchy.is_v2() => hierarchy.has_controller("cpuacct"),
+        MetricGroup::MemoryStat => decode::is_absent(sample, metrics, **group),
+        group => is_root && decode::is_absent(sample, metrics, **group),
+    };
+    let groups = MetricGroup::ALL.iter().filter(|group| metrics.touches(**group)).filter(is_of_file);
+    groups
+        .fold(MetricSet::default(), |set, group| set.union(metrics.intersection(MetricSet::of_group(*group))))
 }
 
 impl From<BpfWalk> for WalkEngine {
