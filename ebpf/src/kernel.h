@@ -38,6 +38,7 @@ struct cgroup_subsys_state {
 	unsigned int flags;
 	__u64 serial_nr;
 	struct cgroup_subsys_state *parent;
+	int nr_populated_csets; /* here in 7.3, in struct cgroup up to 6.18 */
 };
 
 /* The flags are an enum without a name, which CO-RE cannot look up. */
