@@ -2,7 +2,7 @@
 
 use cgfleet_model::Metric;
 use cgfleet_proto::v1::{CgroupSample, CpuSample};
-use proptest::{collection, option, prelude::*, sample::Index};
+use proptest::{collection, prelude::*, sample::Index};
 
 use super::*;
 
@@ -129,11 +129,11 @@ prop_compose! {
         hierarchy_id in 0_u32..3,
         // Few ids, so that cgroups come, go and come back; some far apart.
         cgroup_id in prop_oneof![1_u64..12, Just(u64::MAX), Just(1 << 40)],
-        values in collection::vec(option::of(prop_oneof![0_u64..300, any::<u64>()]), Metric::ALL.len()),
+        values in collection::vec((0..Metric::ALL.len(), prop_oneof![0_u64..300, any::<u64>()]), 0..8),
     ) -> CgroupSample {
         let mut sample = CgroupSample { hierarchy_id, cgroup_id, ..CgroupSample::default() };
-        for (metric, value) in Metric::ALL.iter().zip(values) {
-            sample.set_metric(*metric, value);
+        for (metric, value) in values {
+            sample.set_metric(Metric::ALL[metric], Some(value));
         }
         sample
     }
