@@ -138,13 +138,12 @@ static __always_inline __u32 read_pressure(struct cg_details *details,
 static __always_inline __u32 read_structure(struct cg_details *details,
 					    struct cgroup *cgrp, bool probed)
 {
-	int csets = bpf_core_field_exists(cgrp->nr_populated_csets) ?
-			    READ(probed, cgrp, nr_populated_csets) :
-			    READ(probed, cgrp, self.nr_populated_csets);
+	int csets = bpf_core_field_exists(cgrp->nr_populated_csets)
+			    ? READ(probed, cgrp, nr_populated_csets)
+			    : READ(probed, cgrp, self.nr_populated_csets);
 
 	details->words[CG_POPULATED] =
-		csets ||
-		READ(probed, cgrp, nr_populated_domain_children) ||
+		csets || READ(probed, cgrp, nr_populated_domain_children) ||
 		READ(probed, cgrp, nr_populated_threaded_children);
 	details->words[CG_FROZEN] =
 		READ(probed, cgrp, flags) >> CGRP_FROZEN & 1;
