@@ -83,8 +83,13 @@ int read_facts(struct bpf_iter__cgroup *ctx)
 	f = bpf_map_lookup_elem(&facts, &zero);
 	if (!f || !ctx->cgroup)
 		return 0;
-	f->state_words = bpf_core_field_size(vmstats->state) / sizeof(__u64);
-	f->events_words = bpf_core_field_size(vmstats->events) / sizeof(__u64);
+	if (bpf_core_field_exists(vmstats->state) &&
+	    bpf_core_field_exists(vmstats->events)) {
+		f->state_words =
+			bpf_core_field_size(vmstats->state) / sizeof(__u64);
+		f->events_words =
+			bpf_core_field_size(vmstats->events) / sizeof(__u64);
+	}
 	f->state_table_read =
 		f->state_table &&
 		!bpf_probe_read_kernel(f->state_table_bytes,

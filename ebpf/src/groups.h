@@ -126,8 +126,11 @@ static __always_inline __u32 read_pids(struct cg_details *details,
 static __always_inline __u32 read_pressure(struct cg_details *details,
 					   struct cgroup *cgrp, bool probed)
 {
-	struct psi_group *psi = READ(probed, cgrp, psi);
+	struct psi_group *psi = NULL;
 
+	if (!bpf_core_field_exists(psi->total))
+		return 0;
+	psi = READ(probed, cgrp, psi);
 	if (!psi || !READ(probed, psi, enabled))
 		return 0;
 	bpf_probe_read_kernel(&details->words[CG_PSI_IO_SOME_NS],

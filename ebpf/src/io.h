@@ -58,12 +58,14 @@ __noinline __u32 record_io(__u32 slot)
 	struct cg_walk *w = the_walk();
 	struct cg_details *detail;
 	struct hlist_node *node;
-	struct blkcg *blkcg;
+	struct blkcg *blkcg = NULL;
 	struct blkcg_gq *blkg;
 	__u64 words[6];
 
 	detail = bpf_map_lookup_elem(&details, &slot);
 	if (!w || !detail)
+		return 0;
+	if (!bpf_core_field_exists(blkcg->blkg_list))
 		return 0;
 	blkcg = (void *)w->io_css;
 	__builtin_memset(&detail->words[CG_IO_RBYTES], 0, sizeof(words));
@@ -73,13 +75,15 @@ __noinline __u32 record_io(__u32 slot)
 		       bpf_core_field_offset(struct blkcg_gq, blkcg_node);
 		bpf_core_read(words, sizeof(words), &blkg->iostat.cur);
 		node = BPF_CORE_READ(node, next);
-		if (is_idle(words))
+		/* The file shows none of a disk that is gone. */
+		if (is_idle(words) || !BPF_CORE_READ(blkg, q, disk))
 			continue;
 		for (int word = 0; word < 6; word++)
 			detail->words[CG_IO_RBYTES + word] += words[word];
 		record_io_device(w, slot, blkg, words);
 	}
-	return CG_GROUP_IO;
+	/* Half a sum is none. */
+	return node ? 0 : CG_GROUP_IO;
 }
 
 #endif

@@ -28,7 +28,8 @@ static __always_inline bool is_wanted(const struct cg_walk *w, __u32 level)
 	return depth <= w->max_depth;
 }
 
-SEC("iter.s/cgroup")
+/* Not sleepable, so under RCU, by which what is read beside cgroups is freed. */
+SEC("iter/cgroup")
 int walk_locked(struct bpf_iter__cgroup *ctx)
 {
 	struct cgroup_subsys_state *parent;

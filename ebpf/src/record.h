@@ -181,7 +181,8 @@ static __always_inline __u32 record_cgroup(struct cg_walk *w,
 	__u32 slot = w->records;
 
 	record = bpf_map_lookup_elem(&records, &slot);
-	if (!record || slot >= w->records_max)
+	if (!record || slot >= w->records_max ||
+	    w->io_devices + CG_IO_DEVICES_MAX > w->io_devices_max)
 		return CG_END_RECORDS_FULL;
 	w->visited++;
 	kn = READ(probed, cgrp, kn);

@@ -31,10 +31,19 @@ impl TestTree {
     }
 
     /// Makes a directory of the same path on the v1 hierarchy of this controller; `None` if the host has
-    /// none.
+    /// none, or has it in a hierarchy where such a directory is already.
     pub fn beside_on_v1(&self, controller: &str) -> Result<Option<Self>> {
         let Ok(mount_point) = mount_point("cgroup", controller) else { return Ok(None) };
-        Self::at(mount_point.join(self.root.strip_prefix(&self.mount_point)?), &mount_point).map(Some)
+        let root = mount_point.join(self.root.strip_prefix(&self.mount_point)?);
+        if root.exists() {
+            return Ok(None);
+        }
+        Self::at(root, &mount_point).map(Some)
+    }
+
+    /// Whether both are in one hierarchy, as of cpu and cpuacct, which are often mounted together.
+    pub fn is_in_hierarchy_of(&self, other: &Self) -> bool {
+        self.mount_point == other.mount_point
     }
 
     /// Makes a directory in this one, whose paths begin here.

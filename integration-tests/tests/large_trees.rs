@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use cgfleet_proto::v1::{CgroupOrder, CgroupTarget, WalkEnd, WalkEngine, WalkSpec};
 use integration_tests::{
     cgroups::{NamedV1, TestTree},
@@ -209,19 +209,22 @@ async fn a_locked_walk_in_pieces_holds_cgroup_mutex_for_less() -> Result<()> {
     let mut spec = spec(target, CgroupOrder::DescendantsPre);
     spec.set_engine(WalkEngine::Locked);
     let held_ns = async |agent: &Daemon| {
-        let mut held_ns = Vec::new();
-        for _ in 0..5 {
-            let walked = walk(agent, spec.clone()).await?;
-            assert_eq!((walked.summary.end(), walked.samples.len() as u64), (WalkEnd::Complete, CGROUPS + 1));
-            held_ns.push(walked.summary.cgroup_mutex_held_ns_max);
-        }
-        // The first walk names all, and a busy machine may take the CPU away in any.
-        Ok::<_, anyhow::Error>(held_ns.into_iter().min().unwrap_or_default())
+        let walked = walk(agent, spec.clone()).await?;
+        assert_eq!((walked.summary.end(), walked.samples.len() as u64), (WalkEnd::Complete, CGROUPS + 1));
+        Ok::<_, anyhow::Error>(walked.summary.cgroup_mutex_held_ns_max)
     };
-    let (whole, pieces) = (held_ns(&whole).await?, held_ns(&pieces).await?);
-    println!("cgroup_mutex held: {whole} ns in one session, {pieces} ns in pieces");
-    assert!(pieces > 0 && pieces * 4 < whole, "{pieces} ns in pieces, {whole} ns in one session");
-    Ok(())
+    // The first walk names all, and a busy machine may take the CPU away in any hold of any other.
+    let (mut least_whole, mut least_of_pieces) = (u64::MAX, u64::MAX);
+    for _ in 0..50 {
+        least_whole = least_whole.min(held_ns(&whole).await?);
+        least_of_pieces = least_of_pieces.min(held_ns(&pieces).await?);
+        if least_of_pieces < least_whole / 4 {
+            println!("cgroup_mutex held: {least_whole} ns in one session, {least_of_pieces} ns in pieces");
+            assert!(least_of_pieces > 0);
+            return Ok(());
+        }
+    }
+    bail!("{least_of_pieces} ns in pieces, {least_whole} ns in one session");
 }
 
 /// The newest cgroup is walked first, so that those before it are named by no walk until they are met.

@@ -43,20 +43,20 @@ pub fn read_metrics(
     metrics: MetricSet,
 ) -> FileValues {
     let mut found = FileValues::default();
-    // Metrics of one file are neighbours in the catalogue.
-    let mut last: Option<(&str, Option<String>)> = None;
+    let mut texts: Vec<(&str, Option<String>)> = Vec::new();
     for metric in metrics.iter() {
         let Some(file) = file_of(hierarchy, metric).filter(|file| file.is_on_root || !is_root) else {
             continue;
         };
-        if last.as_ref().is_none_or(|(name, _)| *name != file.file) {
+        if texts.iter().all(|(name, _)| *name != file.file) {
             let text = fs::read_to_string(directory.join(file.file)).ok();
             if file.file == "io.stat" {
                 found.io_devices = text.as_deref().map(devices_in).unwrap_or_default();
             }
-            last = Some((file.file, text));
+            texts.push((file.file, text));
         }
-        let Some((_, Some(text))) = &last else { continue };
+        let text = texts.iter().find(|(name, _)| *name == file.file).and_then(|(_, text)| text.as_ref());
+        let Some(text) = text else { continue };
         found.values.extend(file.value_in(text).map(|value| (metric, value)));
     }
     found

@@ -3,14 +3,15 @@
 
 use std::collections::HashMap;
 
-use cgfleet_model::MetricGroup;
+use cgfleet_model::{MetricGroup, MetricSet};
 use cgfleet_proto::v1::{WalkEnd, WalkSummary};
 
 use super::{Target, WalkError, WalkSpec, Walked};
 use crate::cgroupfs::Hierarchies;
 
 /// Walks in each hierarchy that has the path, and makes one row of what has the same path: with the identity
-/// of the first hierarchy, and each group from the first that has it.
+/// of the first hierarchy, each group from the first that has it, and more of that group from others if
+/// they read it in the same way.
 ///
 /// A row of other hierarchies alone follows behind, unless the first walk ended early: then nobody knows on
 /// which side of its end the row would be.
@@ -19,7 +20,9 @@ pub(super) fn walk(
     spec: &WalkSpec,
     mut walk_one: impl FnMut(&WalkSpec) -> Result<Walked, WalkError>,
 ) -> Result<Walked, WalkError> {
-    let Target::Path { path, .. } = &spec.target else { return walk_one(spec) };
+    let Target::Path { hierarchy, path } = &spec.target else { return walk_one(spec) };
+    // The directory of a cgroup names its path too.
+    let path = &hierarchies.locate(hierarchy, path).map_or_else(|_| path.clone(), |located| located.path);
     let mut joined: Option<Walked> = None;
     let mut missing = None;
     for hierarchy in hierarchies.iter() {
@@ -32,7 +35,7 @@ pub(super) fn walk(
         match (walk_one(&spec), &mut joined) {
             (Ok(walked), None) => joined = Some(walked),
             (Ok(walked), Some(joined)) => merge(joined, walked),
-            (Err(WalkError::NoSuchCgroup { field, .. }), _) => {
+            (Err(WalkError::NoSuchCgroup { field: field @ "spec.target", .. }), _) => {
                 missing = Some(WalkError::NoSuchCgroup { field, target: spec.target.to_text() });
             }
             (Err(error), _) => return Err(error),
@@ -55,8 +58,18 @@ fn merge(joined: &mut Walked, other: Walked) {
         if let Some(place) = places.get(&sample.path) {
             let row = &mut joined.samples[*place];
             for group in MetricGroup::ALL {
-                if row.source(*group).is_none() {
-                    row.take_group(*group, &mut sample);
+                match (row.source(*group), sample.source(*group)) {
+                    (None, _) => row.take_group(*group, &mut sample),
+                    // What v1 has of a group beside v2: bandwidth beside CPU time.
+                    (Some(of_row), Some(of_other)) if of_row == of_other => {
+                        group
+                            .metrics()
+                            .filter(|metric| row.metric(*metric).is_none())
+                            .collect::<MetricSet>()
+                            .iter()
+                            .for_each(|metric| row.set_metric(metric, sample.metric(metric)));
+                    }
+                    (Some(_), _) => {}
                 }
             }
         } else if is_whole {
@@ -82,7 +95,7 @@ fn add(summary: &mut WalkSummary, other: &WalkSummary) {
 
 #[cfg(test)]
 mod tests {
-    use cgfleet_model::{Metric, MetricSet};
+    use cgfleet_model::Metric;
     use cgfleet_proto::v1::CgroupSample;
 
     use super::*;
@@ -127,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_row_has_each_group_from_the_first_hierarchy_with_it() {
-        let b: &[Metric] = &[Metric::CpuUsage, Metric::MemoryCurrent];
+        let b: &[Metric] = &[Metric::CpuUsage, Metric::CpuNrPeriods, Metric::MemoryCurrent];
         let c: &[Metric] = &[Metric::MemoryMax, Metric::CpuUsage];
         let a: &[Metric] = &[Metric::CpuUsage];
         check(WalkEnd::Complete, &[("/a", 0, a), ("/b", 0, b), ("/c", 4, c)]);

@@ -53,8 +53,9 @@ impl SharedMount {
 /// What runs cases.
 pub(crate) struct World {
     surroundings: Surroundings,
-    pub(crate) mount: SharedMount,
     running: OnceLock<Result<Running, String>>,
+    // Behind the agent and its cgroups, which end first.
+    pub(crate) mount: SharedMount,
 }
 
 /// An agent that runs.

@@ -56,7 +56,10 @@ impl Forest {
     pub(crate) fn grow() -> Result<Self> {
         let mut trees = vec![Tree { hierarchy: "", cgroups: TestTree::v2()? }];
         for hierarchy in V1_CONTROLLERS {
-            trees.extend(TestTree::v1(hierarchy)?.map(|cgroups| Tree { hierarchy, cgroups }));
+            let made = TestTree::v1(hierarchy)?;
+            let is_new = |made: &TestTree| trees.iter().all(|tree| !tree.cgroups.is_in_hierarchy_of(made));
+            let made = made.filter(is_new);
+            trees.extend(made.map(|cgroups| Tree { hierarchy, cgroups }));
         }
         enable_controllers(&trees[0].directory())?;
         let mut forest = Self { loads: Vec::new(), trees, started: Instant::now(), stage: Stage::make()? };
@@ -86,7 +89,7 @@ impl Forest {
             Needs::Nothing => true,
             Needs::MemoryOnV2 => v2_has("memory.max"),
             Needs::SwapOnV2 => v2_has("memory.swap.max") && has_swap(),
-            Needs::IoOnV2 => v2_has("io.max"),
+            Needs::IoOnV2 => self.stage.has_disk && v2_has("io.max"),
         }
     }
 

@@ -11,6 +11,7 @@ pub(crate) enum Needs {
     /// Swap, and the memory controller on cgroup v2 to limit it.
     SwapOnV2,
     /// The io controller on cgroup v2.
+    /// And a disk of the tests' own: what is done to it is done to nobody's filesystem.
     IoOnV2,
 }
 

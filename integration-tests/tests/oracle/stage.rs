@@ -16,16 +16,19 @@ use tempfile::TempDir;
 pub(crate) struct Stage {
     mounts: Vec<PathBuf>,
     directory: TempDir,
+    /// Whether the disk is one of the tests' own, and not a directory of the machine's.
+    pub(crate) has_disk: bool,
 }
 
 impl Stage {
     pub(crate) fn make() -> Result<Self> {
-        let mut stage = Self { mounts: Vec::new(), directory: state_dir()? };
+        let mut stage = Self { mounts: Vec::new(), directory: state_dir()?, has_disk: false };
         let disk = stage.subdirectory("disk")?;
         // A guest has a disk for tests to write to; any other machine has one below /tmp.
         if fs::read_to_string("/sys/block/vda/serial").is_ok_and(|serial| serial.trim() == "data") {
             run(Command::new("mke2fs").arg("/dev/vda").stdout(Stdio::null()))?;
             stage.mount(&disk, &["-t", "ext2", "/dev/vda"])?;
+            stage.has_disk = true;
         }
         for (name, options) in [("tmpfs", "size=96m"), ("huge-tmpfs", "size=64m,huge=always")] {
             let point = stage.subdirectory(name)?;

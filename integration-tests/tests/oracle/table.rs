@@ -36,9 +36,10 @@ impl Tallies {
             Outcome::Moved => tally.moved += 1,
             Outcome::Nothing | Outcome::Agrees | Outcome::Mismatch(_) => {}
         }
-        tally.compared += u64::from(outcome != Outcome::Nothing);
+        let is_compared = outcome != Outcome::Nothing;
+        tally.compared += u64::from(is_compared);
         // The largest number stands for "max".
-        if let Some(row) = row.filter(|row| *row != 0 && *row != u64::MAX) {
+        if let Some(row) = row.filter(|row| is_compared && *row != 0 && *row != u64::MAX) {
             tally.not_zero_in.insert(cgroup);
             tally.largest = tally.largest.max(row);
         }

@@ -16,7 +16,7 @@ fn agrees(metric: Metric, before: u64, found: u64, after: u64) -> bool {
         (Agreement::Between, _) => 0,
         (Agreement::FlushThreshold, unit) => {
             let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-            64 * cpus * if unit == "bytes" { 64 << 10 } else { 1 }
+            64 * cpus * if unit == "bytes" { rustix::param::page_size() as u64 } else { 1 }
         }
     };
     let (least, most) = (before.min(after).saturating_sub(slack), before.max(after).saturating_add(slack));

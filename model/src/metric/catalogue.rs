@@ -10,11 +10,11 @@ use super::{
     },
 };
 
-/// Makes [`Metric`] and its catalogue out of the rows. A metric's number in stored ticks is its place among
-/// them: append, never reorder.
+/// Makes [`Metric`] and its catalogue out of the rows. Stored ticks number metrics by
+/// their places in their groups: append to a group, never reorder it or move a row to another.
 macro_rules! metrics {
     ($($metric:ident: $group:ident, $name:literal, $unit:literal, $kind:ident, $v2:expr, $v1:expr, $description:literal;)*) => {
-        /// One metric. The discriminant is its number in stored ticks.
+        /// One metric.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Metric {

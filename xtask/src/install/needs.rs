@@ -110,8 +110,8 @@ pub(super) const NEEDS: &[Need] = &[
     },
     Need {
         what: "setpriv, unshare and mount",
-        why: "start the guests, and in them agents that may do and see less",
-        jobs: &[Job::Vm],
+        why: "start the guests, and agents that may do and see less",
+        jobs: &[Job::Test, Job::Vm],
         present: |_| ["setpriv", "unshare", "mount"].iter().all(|program| on_path(program)),
         packages: Packages::Apt(&[&["util-linux", "mount"]]),
     },
@@ -131,7 +131,7 @@ pub(super) const NEEDS: &[Need] = &[
     },
     Need {
         what: "xz",
-        why: "unpacks kernel modules for a guest with a network",
+        why: "unpacks kernel modules for guests",
         jobs: &[Job::Vm],
         present: |_| on_path("xz"),
         packages: Packages::Apt(&[&["xz-utils"]]),

@@ -12,12 +12,14 @@ mod unlocked;
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     time::{Instant, SystemTime},
 };
 
 use cgfleet_ebpf::abi;
 use cgfleet_model::{Metric, MetricGroup, MetricSet, unescape_path};
 use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
+use nix::unistd::{SysconfVar, sysconf};
 
 use crate::{
     cgroupfs::{Hierarchies, Hierarchy, read_metrics},
@@ -52,8 +54,7 @@ impl BpfEngine {
     pub(super) fn new(kernel: Kernel, hierarchies: Hierarchies, rows_max: u32) -> Self {
         let mut recorder = Recorder::new(kernel, hierarchies.clone());
         let observations = observe(&mut recorder.kernel, &hierarchies);
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let index = MemoryStatIndex::find(recorder.kernel.facts(), &observations, cpus);
+        let index = MemoryStatIndex::find(recorder.kernel.facts(), &observations, online_cpus());
         let (states, events) = index.methods();
         let places = index.metrics().len();
         tracing::info!(%states, %events, places, cgroups = observations.len(), "memory.stat's places");
@@ -94,7 +95,7 @@ impl BpfEngine {
             limit: if spec.limit == 0 { self.rows_max } else { spec.limit.min(self.rows_max) },
             stop_at_id: stop_at.map_or(0, |stop_at| stop_at.cgroup_id()),
             max_depth: spec.max_depth.unwrap_or(u32::MAX),
-            stop_when: spec.stop_when.and_then(raw::stop_when),
+            stop_when: spec.stop_when.and_then(|condition| raw::stop_when(condition, found.hierarchy_id())),
             names_from: 0,
         };
         let mut cost = Cost::default();
@@ -109,7 +110,8 @@ impl BpfEngine {
             end => (end, ""),
         };
         let read_from = Instant::now();
-        let samples = rows.into_iter().filter_map(|row| self.sample(row, spec.metrics)).collect();
+        let groups = request.groups;
+        let samples = rows.into_iter().filter_map(|row| self.sample(row, spec.metrics, groups)).collect();
         cost.files += read_from.elapsed();
         let summary = WalkSummary {
             engine: WalkEngine::from(engine).to_wire().into(),
@@ -192,11 +194,18 @@ impl BpfEngine {
             return Ok(());
         };
         let Some(directory) = hierarchy.directory(&path) else { return Ok(()) };
-        for (group, file) in [(abi::CG_GROUP_MEMORY_STAT, "memory.stat"), (abi::CG_GROUP_IO, "io.stat")] {
-            if request.groups & group != 0 {
-                // A cgroup without the controller has no such file, and nothing to flush.
-                let _ = fs::read(directory.join(file));
+        // A cgroup without the controller has no such file, and nothing to flush.
+        if request.groups & abi::CG_GROUP_MEMORY_STAT != 0 {
+            let _ = fs::read(directory.join("memory.stat"));
+        }
+        if request.groups & abi::CG_GROUP_IO != 0 {
+            // The root's tells of the disks and flushes nothing; those below it have to be asked.
+            let is_root = path == b"/";
+            let below = if is_root { fs::read_dir(&directory).ok() } else { None };
+            for child in below.into_iter().flatten().flatten() {
+                let _ = fs::read(child.path().join("io.stat"));
             }
+            let _ = fs::read(directory.join("io.stat"));
         }
         Ok(())
     }
@@ -226,17 +235,21 @@ impl BpfEngine {
 
     /// A row as a whole sample. `None` if an ancestor was removed before its name was read: then the
     /// cgroup is gone too.
-    fn sample(&mut self, row: Row, metrics: MetricSet) -> Option<CgroupSample> {
+    fn sample(&mut self, row: Row, metrics: MetricSet, groups: abi::cg_group) -> Option<CgroupSample> {
         let Row { record, mut sample } = row;
         let path = self.recorder.path(record.hierarchy_id, record.id)?;
         let hierarchy = self.hierarchies.by_id(record.hierarchy_id);
         let is_root = record.level == 0;
         if let Some(hierarchy) = hierarchy {
-            let from_files = metrics_of_files(hierarchy, is_root, &sample, metrics);
+            let from_files = metrics_of_files(hierarchy, is_root, &sample, metrics, groups);
             if !from_files.is_empty() {
                 // What is above the mount has no files here.
                 if let Some(directory) = hierarchy.directory(&unescape_path(&path).ok()?) {
-                    set_from_files(&mut sample, read_metrics(hierarchy, &directory, is_root, from_files));
+                    let read = read_metrics(hierarchy, &directory, is_root, from_files);
+                    // Another cgroup may have its path by now.
+                    if fs::metadata(&directory).is_ok_and(|found| found.ino() == record.id) {
+                        set_from_files(&mut sample, read);
+                    }
                 }
             }
         }
@@ -252,10 +265,12 @@ fn metrics_of_files(
     is_root: bool,
     sample: &CgroupSample,
     metrics: MetricSet,
+    groups: abi::cg_group,
 ) -> MetricSet {
     let is_of_file = |group: &&MetricGroup| match group {
         MetricGroup::Cpu if !hierarchy.is_v2() => hierarchy.has_controller("cpuacct"),
-        MetricGroup::MemoryStat => decode::is_absent(sample, metrics, **group),
+        // Where the kernel was asked, a cgroup without it has no memory controller.
+        MetricGroup::MemoryStat => groups & abi::CG_GROUP_MEMORY_STAT == 0,
         group => is_root && decode::is_absent(sample, metrics, **group),
     };
     let groups = MetricGroup::ALL.iter().filter(|group| metrics.touches(**group)).filter(is_of_file);
@@ -270,6 +285,12 @@ impl From<BpfWalk> for WalkEngine {
             BpfWalk::Unlocked => Self::Unlocked,
         }
     }
+}
+
+/// The kernel's CPUs, and not those that this process may use: what lies unflushed depends on them.
+fn online_cpus() -> usize {
+    let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    online.and_then(|cpus| usize::try_from(cpus).ok()).unwrap_or(1)
 }
 
 /// Whether a program reads the metric of an ordinary cgroup v2 cgroup.

@@ -177,9 +177,10 @@ pub(super) fn groups_of(metrics: MetricSet) -> abi::cg_group {
     RAWS.iter().filter(|raw| metrics.contains(raw.metric)).fold(0, |groups, raw| groups | raw.group)
 }
 
-/// The condition as the kernel side can test it; `None` if the metric is no number of a record.
-pub(super) fn stop_when(condition: Condition) -> Option<StopWhen> {
-    let raw = RAWS.iter().find(|raw| raw.metric == condition.metric)?;
+/// The condition as the kernel side can test it; `None` if the metric is no number of this hierarchy's
+/// records.
+pub(super) fn stop_when(condition: Condition, hierarchy_id: u32) -> Option<StopWhen> {
+    let raw = RAWS.iter().find(|raw| raw.metric == condition.metric && raw.is_in(hierarchy_id))?;
     // Whole numbers: at most v is less than v + 1.
     let (comparison, bound) = match condition.comparison {
         Comparison::Less => (abi::CG_LESS, Some(condition.value)),
@@ -246,7 +247,7 @@ mod tests {
                     Comparison::GreaterOrEqual,
                 ] {
                     let condition = Condition { metric: raw.metric, comparison, value };
-                    let stop = stop_when(condition).unwrap();
+                    let stop = stop_when(condition, 0).unwrap();
                     for number in interesting(raw.unit) {
                         let expect = condition.holds(Some(raw.unit.to_metric(number)));
                         assert_eq!(holds(stop, number), expect, "{condition} of {number} ({:?})", raw.unit);
@@ -255,6 +256,8 @@ mod tests {
             }
         }
         let user = Condition { metric: Metric::CpuUser, comparison: Comparison::Less, value: 1 };
-        assert_eq!(stop_when(user), None);
+        assert_eq!(stop_when(user, 0), None);
+        let frozen = Condition { metric: Metric::StructureFrozen, ..user };
+        assert_eq!((stop_when(frozen, 0).is_some(), stop_when(frozen, 4)), (true, None), "not of v1");
     }
 }

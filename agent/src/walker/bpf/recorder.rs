@@ -142,9 +142,12 @@ impl Recorder {
             BpfWalk::Locked => self.record_locked(request, hierarchy_id)?,
             BpfWalk::Unlocked => self.record_unlocked(request)?,
         };
-        let Recorded { rows, cost, .. } = &mut recorded;
+        let Recorded { rows, end, cost } = &mut recorded;
         if self.link(rows.iter().map(|row| &row.record)) > 0 {
-            let names = WalkRequest { groups: 0, names_from: 0, stop_when: None, ..*request };
+            // A walk that ended on a condition met no more than it recorded.
+            let met = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+            let limit = if *end == WalkEnd::StopWhen { met } else { request.limit };
+            let names = WalkRequest { groups: 0, names_from: 0, limit, stop_when: None, ..*request };
             self.learn_names(&names, cost)?;
             // Where others come meanwhile, the first of a subtree need not be those that were first.
             if (request.limit, request.stop_at_id) != (0, 0)

@@ -11,7 +11,8 @@ const VERSION: u8 = 1;
 /// zstd's fastest ordinary level: payloads are small and every tick pays.
 const COMPRESSION_LEVEL: i32 = 1;
 
-/// The most bytes a body may have, compressed or not: some 300,000 cgroups with a hundred bytes each.
+/// The most bytes a body may have, compressed or not: some 100,000 cgroups with every metric there is, or
+/// 300,000 with what a tick has unless it is told otherwise.
 pub(super) const BODY_BYTES_MAX: usize = 32 << 20;
 
 /// The checksum of a body; a delta names that of the payload it follows.

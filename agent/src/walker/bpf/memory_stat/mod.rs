@@ -89,7 +89,8 @@ impl MemoryStatIndex {
         let mut sum = None;
         for item in self.items_of(metric) {
             let number = number_at(stat, item.array, (*self.places.get(item.item as usize)?)?)?;
-            *sum.get_or_insert(0) += number * item.unit.size();
+            let so_far: u64 = sum.unwrap_or_default();
+            sum = Some(so_far.saturating_add(number.saturating_mul(item.unit.size())));
         }
         sum
     }
