@@ -77,7 +77,7 @@ pub struct AgentConfig {
     pub slice_time_max: HumanDuration,
     /// The most cgroups of one slice; 256 to 1000000. Costs 1.4 KiB each, for all groups of metrics
     /// together.
-    #[config(default = 16384)]
+    #[config(default = 4096)]
     pub slice_rows_max: u32,
     /// The most names of new cgroups of one slice, and the deepest tree; 256 to 1000000. Costs 272 bytes
     /// each.

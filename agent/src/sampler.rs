@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::walker::{Order, Target, WalkSpec, Walked, Walker};
 
 /// Ticks that a subscriber may be behind before it misses whole ones.
-const TICKS_BEHIND_MAX: usize = 4;
+const TICKS_BEHIND_MAX: usize = 2;
 
 /// One snapshot.
 #[derive(Debug)]

@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use cgfleet_proto::v1::{
-    ErrorReason, SubscribeRequest, SubscribeResponse, TickHeader, subscribe_response::Event,
+    ErrorReason, SampleBatch, SubscribeRequest, SubscribeResponse, TickHeader, subscribe_response::Event,
 };
 use cgfleet_rpc::wire_error::WireError;
 use futures::{StreamExt as _, future, stream};
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use tonic::{Code, Status};
 
-use super::{Agent, Answers, Batches};
+use super::{Agent, Answers, BATCH_ROWS};
 use crate::{identity::Identity, sampler::Tick};
 
 /// Opens a subscription.
@@ -32,7 +32,7 @@ pub(super) fn subscribe(
         .flat_map(move |tick| {
             // The place is taken until the stream ends.
             let _ = &place;
-            stream::iter(messages(&identity, &tick))
+            stream::iter(messages(&identity, tick))
         });
     let stopping = WireError::new(Code::Unavailable, ErrorReason::ShuttingDown, "the agent is stopping");
     Ok(Box::pin(ticks.map(Ok).chain(stream::once(future::ready(Err(stopping.into()))))))
@@ -63,7 +63,8 @@ fn ticks_apart(asked: Option<&prost_types::Duration>, interval: Duration) -> Res
     u64::try_from(nanos / interval.as_nanos()).map_err(|_| refused())
 }
 
-fn messages(identity: &Identity, tick: &Tick) -> Vec<SubscribeResponse> {
+/// The messages of a tick, each made as it is sent: the tick is shared, and large.
+fn messages(identity: &Identity, tick: Arc<Tick>) -> impl Iterator<Item = SubscribeResponse> + use<> {
     let header = TickHeader {
         host_id: identity.host_id.to_string(),
         boot_id: identity.boot_id.to_string(),
@@ -72,10 +73,14 @@ fn messages(identity: &Identity, tick: &Tick) -> Vec<SubscribeResponse> {
         boottime_ns: u64::try_from(tick.boottime.as_nanos()).unwrap_or(u64::MAX),
         sampled_at: Some(tick.sampled_at.into()),
     };
-    let batches = Batches(tick.walked.samples.iter().cloned()).map(Event::Batch);
-    let events = [Event::Header(header)].into_iter().chain(batches);
-    let events = events.chain([Event::Summary(tick.walked.summary.clone())]);
-    events.map(|event| SubscribeResponse { event: Some(event) }).collect()
+    let summary = tick.walked.summary.clone();
+    let count = tick.walked.samples.len();
+    let batches = (0..count).step_by(BATCH_ROWS).map(move |first| {
+        let samples = tick.walked.samples[first..count.min(first + BATCH_ROWS)].to_vec();
+        Event::Batch(SampleBatch { samples })
+    });
+    let events = [Event::Header(header)].into_iter().chain(batches).chain([Event::Summary(summary)]);
+    events.map(|event| SubscribeResponse { event: Some(event) })
 }
 
 #[cfg(test)]

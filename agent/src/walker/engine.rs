@@ -1,7 +1,6 @@
 //! Whoever can do a walk: the kernel side where there is BPF, the cgroup files everywhere. What is the same
 //! for all of them is done here: conditions, read masks, and several hierarchies side by side.
 
-use cgfleet_model::MetricSet;
 use cgfleet_proto::v1::{CgroupSample, WalkEnd};
 
 use crate::{cgroupfs::Hierarchies, kernel::Kernel};
@@ -71,7 +70,8 @@ impl Engine {
             walked.summary.set_end(WalkEnd::StopWhen);
             walked.summary.truncated_by.clear();
         }
-        if asked != MetricSet::all() {
+        // A condition may have had more read than was asked for.
+        if spec.metrics != asked {
             walked.samples.iter_mut().for_each(|sample| sample.keep_only(asked));
         }
         Ok(walked)

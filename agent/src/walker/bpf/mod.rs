@@ -267,10 +267,16 @@ fn metrics_of_files(
     metrics: MetricSet,
     groups: abi::cg_group,
 ) -> MetricSet {
+    let reads_memory_stat =
+        metrics.touches(MetricGroup::MemoryStat) && groups & abi::CG_GROUP_MEMORY_STAT == 0;
+    // As are nearly all rows.
+    if hierarchy.is_v2() && !is_root && !reads_memory_stat {
+        return MetricSet::default();
+    }
     let is_of_file = |group: &&MetricGroup| match group {
         MetricGroup::Cpu if !hierarchy.is_v2() => hierarchy.has_controller("cpuacct"),
         // Where the kernel was asked, a cgroup without it has no memory controller.
-        MetricGroup::MemoryStat => groups & abi::CG_GROUP_MEMORY_STAT == 0,
+        MetricGroup::MemoryStat => reads_memory_stat,
         group => is_root && decode::is_absent(sample, metrics, **group),
     };
     let groups = MetricGroup::ALL.iter().filter(|group| metrics.touches(**group)).filter(is_of_file);
