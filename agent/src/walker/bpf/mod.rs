@@ -13,7 +13,7 @@ mod unlocked;
 use std::{
     fs,
     os::unix::fs::MetadataExt as _,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use cgfleet_ebpf::abi;
@@ -109,10 +109,9 @@ impl BpfEngine {
             WalkEnd::Limit if limited_by_us => (WalkEnd::Truncated, "walk_rows_max"),
             end => (end, ""),
         };
-        let read_from = Instant::now();
         let groups = request.groups;
-        let samples = rows.into_iter().filter_map(|row| self.sample(row, spec.metrics, groups)).collect();
-        cost.files += read_from.elapsed();
+        let sample = |row| self.sample(row, spec.metrics, groups, &mut cost.files);
+        let samples = rows.into_iter().filter_map(sample).collect();
         let summary = WalkSummary {
             engine: WalkEngine::from(engine).to_wire().into(),
             end: end.into(),
@@ -235,7 +234,13 @@ impl BpfEngine {
 
     /// A row as a whole sample. `None` if an ancestor was removed before its name was read: then the
     /// cgroup is gone too.
-    fn sample(&mut self, row: Row, metrics: MetricSet, groups: abi::cg_group) -> Option<CgroupSample> {
+    fn sample(
+        &mut self,
+        row: Row,
+        metrics: MetricSet,
+        groups: abi::cg_group,
+        files: &mut Duration,
+    ) -> Option<CgroupSample> {
         let Row { record, mut sample } = row;
         let path = self.recorder.path(record.hierarchy_id, record.id)?;
         let hierarchy = self.hierarchies.by_id(record.hierarchy_id);
@@ -245,7 +250,9 @@ impl BpfEngine {
             if !from_files.is_empty() {
                 // What is above the mount has no files here.
                 if let Some(directory) = hierarchy.directory(&unescape_path(&path).ok()?) {
+                    let started = Instant::now();
                     let read = read_metrics(hierarchy, &directory, is_root, from_files);
+                    *files += started.elapsed();
                     // Another cgroup may have its path by now.
                     if fs::metadata(&directory).is_ok_and(|found| found.ino() == record.id) {
                         set_from_files(&mut sample, read);

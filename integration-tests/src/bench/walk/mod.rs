@@ -132,7 +132,8 @@ fn add_walk<'a>(to: &mut Interleaved<'a>, bench: &'a Bench, name: &str, mut clie
         let us = |ns| Duration::from_nanos(ns).as_secs_f64() * 1e6;
         Ok(vec![
             per_cgroup(summary.walk_ns),
-            per_cgroup(summary.flush_ns + summary.walk_ns),
+            // With what was read from files besides: of a walk of all groups, memory.stat may be.
+            per_cgroup(summary.flush_ns + summary.walk_ns + summary.files_ns),
             per_cgroup_ns(round_trip, cgroups),
             us(summary.unbroken_ns_max()),
             us(summary.cgroup_mutex_held_ns_max),

@@ -28,6 +28,9 @@ pub(super) struct FlushThreshold {
 /// As many items must have been seen to be right before those are believed that cannot be seen.
 const WITNESSES_MIN: usize = 3;
 
+/// Smaller numbers than this are the same in many places.
+const SAME_MIN: u64 = 32;
+
 impl FlushThreshold {
     pub(super) fn of_cpus(cpus: usize) -> Self {
         Self { count: 64 * cpus as u64 }
@@ -148,8 +151,9 @@ fn verdict(item: &Item, place: usize, observations: &[Observation], threshold: F
         if number < least.saturating_sub(allowed) || number > most.saturating_add(allowed) {
             return Verdict::Wrong;
         }
-        // Others than the right one are rarely as large as that and as near.
-        if least > allowed.saturating_mul(4) {
+        // Others than the right one are rarely as large as that and as near, or the same to the last one.
+        let is_same = number >= SAME_MIN * item.unit.size() && (before, after) == (number, number);
+        if is_same || least > allowed.saturating_mul(4) {
             verdict = Verdict::Right;
         }
     }
@@ -231,6 +235,17 @@ mod tests {
         for (item, is_shown) in ITEMS.iter().map(|item| (item, item.item < 4)) {
             assert_eq!(unshown.contains(item.metric), !is_shown, "{}", item.v2_key);
         }
+    }
+
+    #[test]
+    fn a_reading_is_believed_by_smaller_numbers_that_are_the_same() {
+        let table: Vec<u8> = [10, 7, 4, 1].into_iter().chain([0xff; 60]).collect();
+        let readings = Reading::all(Some(&table), false);
+        check(&[observation(40)], &readings, (Method::Kernel, &[10, 7, 4, 1]));
+        check(&[observation(5)], &readings, (Method::None, &[]));
+        let mut flushed_late = observation(40);
+        flushed_late.stat.state = flushed_late.stat.state.map(|count| count - count.signum());
+        check(&[flushed_late], &readings, (Method::None, &[]));
     }
 
     #[test]
