@@ -36,7 +36,7 @@ const BAD_AGENTS: &[Row<'_>] = &[
     (
         "--slice-rows-max=0",
         CONFIGURATION,
-        &["slice_rows_max = 0", "allowed is 256 to 1000000", "--slice-rows-max=16384"],
+        &["slice_rows_max = 0", "allowed is 256 to 1000000", "--slice-rows-max=4096"],
     ),
     ("--slice-rows-max=many", CONFIGURATION, &["slice_rows_max = \"many\"", "allowed is a whole number"]),
     (
