@@ -221,7 +221,7 @@ struct cg_record {
 	__u32 hierarchy_id; /* 0: cgroup v2 */
 	__u32 level;
 	__u32 valid; /* enum cg_group */
-	__u32 name_hash; /* kernfs's own hash; changes when a cgroup is renamed */
+	__u32 name_hash; /* of v1: kernfs's own, changes with the name */
 	__u64 serial; /* of its css: grows from cgroup to cgroup, host-wide */
 	__u64 cpu_usage_ns; /* CG_GROUP_CPU */
 };

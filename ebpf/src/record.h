@@ -190,7 +190,8 @@ static __always_inline __u32 record_cgroup(struct cg_walk *w,
 	record->parent_id = place->parent_id;
 	record->hierarchy_id = place->hierarchy_id;
 	record->level = place->level;
-	record->name_hash = READ(probed, kn, hash);
+	/* Only v1 can rename; of v2 that is a cache line less. */
+	record->name_hash = place->hierarchy_id ? READ(probed, kn, hash) : 0;
 	record->serial = READ(probed, cgrp, self.serial_nr);
 	record->valid = 0;
 	if (w->groups & CG_GROUP_CPU)

@@ -246,7 +246,11 @@ impl BpfEngine {
         let hierarchy = self.hierarchies.by_id(record.hierarchy_id);
         let is_root = record.level == 0;
         if let Some(hierarchy) = hierarchy {
-            let from_files = metrics_of_files(hierarchy, is_root, &sample, metrics, groups);
+            let mut from_files = metrics_of_files(hierarchy, is_root, &sample, metrics, groups);
+            if hierarchy.is_v2() && !self.hierarchies.has_on_v2("memory") {
+                // No cgroup there has the file.
+                from_files = from_files.without(MetricSet::of_group(MetricGroup::MemoryStat));
+            }
             if !from_files.is_empty() {
                 // What is above the mount has no files here.
                 if let Some(directory) = hierarchy.directory(&unescape_path(&path).ok()?) {
