@@ -1,8 +1,8 @@
 //! Trees of cgroups to measure on.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::cgroups::TestTree;
 
@@ -31,14 +31,7 @@ impl Shape {
     /// Makes it on cgroup v2, with every controller that the mount's root hands down in each cgroup.
     pub(super) fn grow_with_controllers(&self) -> Result<Grown> {
         let tree = TestTree::v2()?;
-        let top = tree.directory("");
-        let read = top.join("cgroup.controllers");
-        let controllers = fs::read_to_string(&read).with_context(|| format!("read {}", read.display()))?;
-        let enable: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
-        if !enable.is_empty() {
-            fs::write(top.join("cgroup.subtree_control"), enable.join(" "))
-                .with_context(|| format!("enable {controllers} in {}", top.display()))?;
-        }
+        tree.enable_controllers("")?;
         self.grow_in(tree)
     }
 

@@ -1,13 +1,13 @@
 //! What the kernel and memory.stat say of some cgroups at the same time: the evidence for where the
 //! kernel's memory statistics are.
 
-use std::{collections::VecDeque, ffi::OsStr, fs, os::fd::AsFd as _, os::unix::ffi::OsStrExt as _};
+use std::{collections::VecDeque, fs, os::fd::AsFd as _};
 
 use cgfleet_ebpf::abi;
 
 use super::memory_stat::Observation;
 use crate::{
-    cgroupfs::{Hierarchies, Hierarchy},
+    cgroupfs::{Hierarchies, Hierarchy, Located, children},
     kernel::{Kernel, Start, WalkRequest},
 };
 
@@ -27,21 +27,21 @@ pub(super) fn observe(kernel: &mut Kernel, hierarchies: &Hierarchies) -> Vec<Obs
             break;
         }
         looked_at += 1;
-        observations.extend(observe_one(kernel, hierarchies, hierarchy, &path));
-        waiting.extend(children(hierarchy, &path));
+        // One that is gone by now has nothing to tell.
+        let Ok(located) = hierarchies.locate_in(hierarchy.id, &path) else { continue };
+        observations.extend(observe_one(kernel, hierarchy, &located));
+        let below = children(located.directory.as_fd()).unwrap_or_default();
+        let parent = path.strip_suffix(b"/").unwrap_or(&path);
+        waiting.extend(
+            below.iter().take(CGROUPS_MAX).map(|child| [parent, b"/", child.name.as_bytes()].concat()),
+        );
     }
     observations
 }
 
 /// `None` if the cgroup is gone, or has no memory controller.
-fn observe_one(
-    kernel: &mut Kernel,
-    hierarchies: &Hierarchies,
-    hierarchy: &Hierarchy,
-    path: &[u8],
-) -> Option<Observation> {
-    let file = hierarchy.directory(path)?.join("memory.stat");
-    let located = hierarchies.locate_in(hierarchy.id, path).ok()?;
+fn observe_one(kernel: &mut Kernel, hierarchy: &Hierarchy, located: &Located) -> Option<Observation> {
+    let file = hierarchy.directory(&located.path)?.join("memory.stat");
     let start = Start::Directory(located.directory.as_fd());
     let request =
         WalkRequest { groups: abi::CG_GROUP_MEMORY_STAT, ..WalkRequest::of(start, abi::CG_ORDER_SELF_ONLY) };
@@ -51,19 +51,4 @@ fn observe_one(
     let is_valid = drained.records.first()?.valid & abi::CG_GROUP_MEMORY_STAT != 0;
     let stat = *drained.memory_stats.first().filter(|_| is_valid)?;
     Some(Observation { stat, before, after, is_v2: hierarchy.is_v2() })
-}
-
-fn children(hierarchy: &Hierarchy, path: &[u8]) -> Vec<Vec<u8>> {
-    let below = |name: &OsStr| {
-        let parent = path.strip_suffix(b"/").unwrap_or(path);
-        [parent, b"/", name.as_bytes()].concat()
-    };
-    let entries = hierarchy
-        .directory(path)
-        .and_then(|directory| fs::read_dir(directory).ok())
-        .into_iter()
-        .flatten()
-        .flatten();
-    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    directories.map(|entry| below(&entry.file_name())).collect()
 }
