@@ -1,9 +1,10 @@
-//! Compiles every `src/*.bpf.c` for the BPF target and turns `src/cgfleet.h` into Rust types.
+//! Compiles every `src/*.bpf.c` and `src/collectors/*.bpf.c` for the BPF target and turns `src/cgfleet.h` into Rust types.
 
 use std::{
     env,
     error::Error,
-    fs,
+    fmt::Write as _,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -11,18 +12,25 @@ use std::{
 /// The compilers that will do, best first.
 const CLANGS: [&str; 6] = ["clang-19", "clang", "clang-18", "clang-17", "clang-16", "clang-15"];
 
+const SOURCE_SUFFIX: &str = ".bpf.c";
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=src");
     println!("cargo::rerun-if-env-changed=CLANG");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let clang = find_clang()?;
-    for entry in fs::read_dir("src")? {
-        let source = entry?.path();
-        let name = source.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(stem) = name.strip_suffix(".bpf.c") {
-            compile(&clang, &source, &out.join(format!("{stem}.bpf.o")))?;
-        }
+    for source in sources("src")? {
+        compile(&clang, &source, &out.join(object_name(&source)))?;
     }
+    let mut collectors = String::new();
+    for source in sources("src/collectors")? {
+        let object = out.join(object_name(&source));
+        compile(&clang, &source, &object)?;
+        let name = source.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = name.trim_end_matches(SOURCE_SUFFIX);
+        writeln!(collectors, "({name:?}, include_bytes!({object:?})),")?;
+    }
+    fs::write(out.join("collectors.rs"), format!("&[{collectors}]"))?;
     bindgen::Builder::default()
         .header("src/cgfleet.h")
         .clang_arg(arch_include()?)
@@ -35,6 +43,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         .generate()?
         .write_to_file(out.join("cgfleet.rs"))?;
     Ok(())
+}
+
+/// The programs of a directory, by name.
+fn sources(directory: &str) -> io::Result<Vec<PathBuf>> {
+    let entries: io::Result<Vec<_>> = fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect();
+    let mut sources = entries?;
+    sources.retain(|path| path.to_str().is_some_and(|path| path.ends_with(SOURCE_SUFFIX)));
+    sources.sort();
+    Ok(sources)
+}
+
+fn object_name(source: &Path) -> PathBuf {
+    Path::new(source.file_name().unwrap_or_default()).with_extension("o")
 }
 
 fn find_clang() -> Result<String, Box<dyn Error>> {

@@ -254,6 +254,37 @@ struct cg_name {
 	__u8 name[CG_NAME_BYTES];
 };
 
+/* A cgroup among all hierarchies: by this, collectors count. */
+struct cg_key {
+	__u64 id;
+	__u32 hierarchy_id; /* 0: cgroup v2 */
+	__u32 padding;
+};
+
+/* How a collector tells rstat that a cgroup has something to fold. */
+enum cg_mark {
+	CG_MARK_NONE = 0, /* not at all: the agent folds */
+	CG_MARK_POINTER = 1, /* by the pointer as it is found */
+	CG_MARK_ACQUIRED = 2, /* by a reference, which 7.0 insists on */
+};
+
+/* What a collector says of itself. */
+struct cg_collector_state {
+	__u64 cgroups; /* that have a place in its maps */
+	__u64 cgroups_peak; /* the most that ever had */
+	__u64 dropped_events; /* without a place: counted at an ancestor */
+};
+
+/* Words of a collector that measures how long something takes. */
+enum cg_latency {
+	CG_LATENCY_COUNT,
+	CG_LATENCY_TOTAL_NS,
+	CG_LATENCY_MAX_NS,
+	/* So many from here on: [2^i, 2^(i+1)) ns; the last also what is more. */
+	CG_LATENCY_BUCKETS,
+	CG_LATENCY_WORDS = CG_LATENCY_BUCKETS + 32,
+};
+
 /*
  * The control block of a walk. The agent fills the first part before it reads
  * the iterator, the programs fill the second.

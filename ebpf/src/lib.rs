@@ -28,6 +28,9 @@ pub const NOOP_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/noop.bp
 /// `walk.bpf.c`: both engines, and the flush under cgroup_mutex.
 pub const WALK_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/walk.bpf.o"));
 
+/// `collectors/*.bpf.c`: what each is called, and its object.
+pub const COLLECTOR_OBJECTS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/collectors.rs"));
+
 #[cfg(test)]
 mod tests {
     use super::abi::{self, cg_details, cg_io_device, cg_memory_stat, cg_name, cg_record, cg_walk};

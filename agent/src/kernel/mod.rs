@@ -4,6 +4,7 @@
 //! messages: it takes descriptors and ids and gives records.
 #![allow(unsafe_code, reason = "the only module that talks to bpf(2) and maps its memory")]
 
+mod collectors;
 mod error;
 mod facts;
 mod kallsyms;
@@ -16,6 +17,9 @@ mod session;
 mod sys;
 mod walks;
 
+pub use collectors::{
+    CgroupKey, Collector, CollectorState, Folding, Own, PinError, Pins, SwitchError, Total, load_all as load_collectors,
+};
 pub use error::{AttachError, KernelError, LoadError};
 pub use facts::Facts;
 pub use loaded::loaded_programs;

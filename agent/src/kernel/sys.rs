@@ -1,4 +1,5 @@
-//! The bpf(2) commands that aya 0.14 does not expose: cgroup iterator links and their sessions.
+//! The bpf(2) commands that aya 0.14 does not expose: cgroup iterator links and their sessions, and
+//! entries of maps whose size is known at run time alone.
 
 use std::{
     fs::File,
@@ -56,16 +57,82 @@ pub(super) fn create_iter(link: BorrowedFd<'_>) -> io::Result<File> {
     bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr).map(File::from)
 }
 
-/// A bpf(2) command that answers with a new descriptor.
-fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
-    // SAFETY: attr lives through the call, and so does what it points to (the caller's locals).
-    let answer = unsafe {
-        libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw mut *attr, size_of::<bpf_attr>())
-    };
-    if answer < 0 {
-        return Err(io::Error::last_os_error());
+/// BPF_MAP_LOOKUP_ELEM: fills `value`, which is as long as the map's values, of all CPUs if they are per
+/// CPU. Whether there is such an entry.
+pub(super) fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let mut attr = element(map, key);
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    match command(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
-    let fd = RawFd::try_from(answer).map_err(io::Error::other)?;
+}
+
+/// BPF_MAP_UPDATE_ELEM, whether or not there is such an entry.
+pub(super) fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attr = element(map, key);
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
+    command(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// BPF_MAP_DELETE_ELEM. Whether there was such an entry.
+pub(super) fn map_delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
+    match command(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut element(map, key)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// BPF_MAP_LOOKUP_BATCH of a hash map: fills `keys` and `values` with at most `entries` of them from a
+/// position on; `None` is the beginning. How many there were, and the position behind them, which is
+/// `None` at the end. ENOSPC: `entries` is less than what one of the map's buckets holds.
+pub(super) fn map_lookup_batch(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    (keys, values): (&mut [u8], &mut [u8]),
+    entries: u32,
+) -> io::Result<(u32, Option<u32>)> {
+    let (mut from_bucket, mut to_bucket) = (from.unwrap_or_default(), 0_u32);
+    // SAFETY: as in create_iter_link.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    attr.batch.map_fd = map.as_raw_fd().cast_unsigned();
+    attr.batch.in_batch = from.map_or(0, |_| (&raw mut from_bucket) as u64);
+    attr.batch.out_batch = (&raw mut to_bucket) as u64;
+    attr.batch.keys = keys.as_mut_ptr() as u64;
+    attr.batch.values = values.as_mut_ptr() as u64;
+    attr.batch.count = entries;
+    let looked_up = command(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+    // SAFETY: the kernel wrote a number there, and any bits are one.
+    let count = unsafe { attr.batch.count };
+    match looked_up {
+        Ok(_) => Ok((count, Some(to_bucket))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((count, None)),
+        Err(error) => Err(error),
+    }
+}
+
+fn element(map: BorrowedFd<'_>, key: &[u8]) -> bpf_attr {
+    // SAFETY: as in create_iter_link.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned();
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    attr
+}
+
+/// A bpf(2) command that answers with a new descriptor.
+fn bpf(name: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(command(name, attr)?).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A bpf(2) command.
+fn command(name: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+    // SAFETY: attr lives through the call, and so does what it points to (the caller's locals and slices,
+    // which are as long as the map's entries).
+    let answer =
+        unsafe { libc::syscall(libc::SYS_bpf, name as libc::c_int, &raw mut *attr, size_of::<bpf_attr>()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }

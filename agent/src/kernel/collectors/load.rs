@@ -1,0 +1,198 @@
+//! Loads collectors: in the way that this kernel allows, and on the maps that an earlier agent left.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use aya::{Btf, Ebpf, EbpfLoader, maps::MapData, programs::Program};
+use cgfleet_ebpf::{COLLECTOR_OBJECTS, abi};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+
+use super::{
+    Attached, Collector, Folding, Pins, pins,
+    maps::{State, Words},
+};
+use crate::kernel::{
+    LoadError,
+    programs::{bound, has_kfunc, kernel_btf, missing, refused},
+};
+
+/// Where fold is attached.
+const FOLD_HOOK: &str = "bpf_rstat_flush";
+const FOLD: &str = "fold";
+/// The maps that stay.
+const MAPS: [&str; 3] = ["own", "totals", "state"];
+
+/// Loads every collector, or says why one cannot be used here. Each has places for `cgroups_max` cgroups.
+/// Without pins, what is counted is lost with the agent.
+pub fn load_all(cgroups_max: u32, pins: Option<&Pins>) -> Vec<(&'static str, Result<Collector, LoadError>)> {
+    let btf = match kernel_btf() {
+        Ok(btf) => btf,
+        Err(error) => {
+            let reason = error.to_string();
+            let because = |name| LoadError::Refused { what: format!("collector {name}"), cause: reason.clone() };
+            return COLLECTOR_OBJECTS.iter().map(|(name, _)| (*name, Err(because(name)))).collect();
+        }
+    };
+    let folds = try_fold(&btf);
+    let load = Loader { btf: &btf, folds: &folds, cgroups_max, pins };
+    let mut pinned = Vec::new();
+    let loaded = COLLECTOR_OBJECTS.iter().map(|(name, object)| (*name, load.collector(name, object, &mut pinned)));
+    let loaded = loaded.collect();
+    if let Some(pins) = pins {
+        pins.sweep(&pinned);
+    }
+    loaded
+}
+
+/// Whether this kernel lets a program be attached to the flush of rstat; some refuse every trampoline.
+fn try_fold(btf: &Btf) -> Result<(), String> {
+    let with_fold = COLLECTOR_OBJECTS.iter().find_map(|(_, object)| {
+        let object = bound(object, btf).ok()?;
+        let loaded = EbpfLoader::new().btf(Some(btf)).load(&object).ok()?;
+        loaded.program(FOLD).is_some().then_some(loaded)
+    });
+    let Some(mut object) = with_fold else { return Err("no collector folds".to_owned()) };
+    let program = object.program_mut(FOLD).ok_or_else(|| missing(FOLD).to_string())?;
+    load_program(FOLD, program, btf, &[]).map_err(|error| format!("fentry on {FOLD_HOOK}: {error}"))?;
+    let attached = Attached::new(program);
+    attached.map(drop).map_err(|cause| format!("fentry on {FOLD_HOOK}: {cause}"))
+}
+
+struct Loader<'a> {
+    btf: &'a Btf,
+    /// Why not, if the kernel does not fold.
+    folds: &'a Result<(), String>,
+    cgroups_max: u32,
+    pins: Option<&'a Pins>,
+}
+
+impl Loader<'_> {
+    fn collector(
+        &self,
+        name: &'static str,
+        object: &[u8],
+        pinned: &mut Vec<PathBuf>,
+    ) -> Result<Collector, LoadError> {
+        let tracepoints = tracepoints(object);
+        let has_fold = tracepoints.iter().any(|(program, _)| program == FOLD);
+        let object = bound(object, self.btf)?;
+        let mut reason = match self.folds {
+            Err(reason) => reason.clone(),
+            Ok(()) => "what it counts has no cgroup that the kernel takes as an argument".to_owned(),
+        };
+        if has_fold && self.folds.is_ok() {
+            for mark in self.marks() {
+                match self.load(name, &object, &tracepoints, Folding::Rstat, mark, pinned) {
+                    Ok(collector) => return Ok(collector),
+                    Err(LoadError::NotPermitted) => return Err(LoadError::NotPermitted),
+                    Err(error) => reason = error.to_string(),
+                }
+            }
+        }
+        self.load(name, &object, &tracepoints, Folding::Reader(reason), abi::CG_MARK_NONE, pinned)
+    }
+
+    /// Ways to tell rstat of a cgroup, the best first.
+    fn marks(&self) -> Vec<abi::cg_mark> {
+        let acquired = has_kfunc(self.btf, "bpf_cgroup_acquire").then_some(abi::CG_MARK_ACQUIRED);
+        acquired.into_iter().chain([abi::CG_MARK_POINTER]).collect()
+    }
+
+    fn load(
+        &self,
+        name: &'static str,
+        object: &[u8],
+        tracepoints: &[(String, String)],
+        folding: Folding,
+        mark: abi::cg_mark,
+        pinned: &mut Vec<PathBuf>,
+    ) -> Result<Collector, LoadError> {
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(self.btf)).override_global("mark_by", &mark, true);
+        loader.map_max_entries("own", self.cgroups_max).map_max_entries("totals", self.cgroups_max);
+        let directory = self.pins.and_then(|pins| {
+            let way = if folding == Folding::Rstat { "rstat" } else { "reader" };
+            let directory = pins.of(name, way);
+            directory.inspect_err(|error| tracing::warn!(name, %error, "the collector's maps are not kept")).ok()
+        });
+        if let Some(directory) = &directory {
+            self.check_pinned(directory);
+            for map in MAPS {
+                loader.map_pin_path(map, directory.join(map));
+            }
+        }
+        let what = format!("collector {name}");
+        let mut object = loader.load(object).map_err(|error| refused(&what, &error))?;
+        for (program_name, program) in wanted_programs(&mut object, &folding) {
+            load_program(program_name, program, self.btf, tracepoints)?;
+        }
+        let mut map = |map: &'static str| object.take_map(map).ok_or_else(|| missing(map));
+        let (own, totals, state) = (map("own")?, map("totals")?, map("state")?);
+        let unread = |source| LoadError::Map { map: "own", source };
+        let collector = Collector {
+            name,
+            folding,
+            own: Words::of(own).map_err(unread)?,
+            totals: Words::of(totals).map_err(unread)?,
+            state: State::of(state).map_err(unread)?,
+            object,
+            cgroups_max: self.cgroups_max,
+            links: Vec::new(),
+        };
+        pinned.extend(directory);
+        Ok(collector)
+    }
+
+    /// Maps of another size cannot be used on.
+    fn check_pinned(&self, directory: &Path) {
+        let max_entries = |map: &str| {
+            let map = MapData::from_pin(directory.join(map)).ok()?;
+            Some(map.info().ok()?.max_entries())
+        };
+        let found = max_entries("own");
+        if found.is_some_and(|found| found != self.cgroups_max) {
+            tracing::warn!(path = %directory.display(), ?found, "collector_cgroups_max changed: it counts from 0");
+            pins::remove(directory);
+            drop(fs::create_dir(directory));
+        }
+    }
+}
+
+/// The programs of a collector that is folded in this way.
+pub(super) fn wanted_programs<'a>(
+    object: &'a mut Ebpf,
+    folding: &Folding,
+) -> impl Iterator<Item = (&'a str, &'a mut Program)> {
+    let folds = *folding == Folding::Rstat;
+    object.programs_mut().filter(move |(name, _)| folds || *name != FOLD)
+}
+
+fn load_program(
+    name: &str,
+    program: &mut Program,
+    btf: &Btf,
+    tracepoints: &[(String, String)],
+) -> Result<(), LoadError> {
+    match program {
+        Program::BtfTracePoint(program) => {
+            let found = tracepoints.iter().find(|(of, _)| of == name);
+            let (_, tracepoint) = found.ok_or_else(|| missing(name))?;
+            program.load(tracepoint, btf).map_err(|error| refused(name, &error))
+        }
+        Program::FEntry(program) => program.load(FOLD_HOOK, btf).map_err(|error| refused(name, &error)),
+        _ => Err(missing(name)),
+    }
+}
+
+/// Each program of an object, and the tracepoint or function that its section names: aya drops these.
+fn tracepoints(object: &[u8]) -> Vec<(String, String)> {
+    let Ok(file) = object::File::parse(object) else { return Vec::new() };
+    let of_symbol = |symbol: object::Symbol<'_, '_>| {
+        let section = file.section_by_index(symbol.section_index()?).ok()?;
+        let (_, hook) = section.name().ok()?.split_once('/')?;
+        Some((symbol.name().ok()?.to_owned(), hook.to_owned()))
+    };
+    file.symbols().filter(|symbol| symbol.is_definition()).filter_map(of_symbol).collect()
+}

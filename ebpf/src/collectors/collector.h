@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR MIT OR Apache-2.0) */
+/*
+ * What every collector has: numbers for each cgroup, counted on each CPU by
+ * itself, and how they come to be sums over CPUs and subtrees. A collector's file
+ * defines COLLECTOR_WORDS, so many numbers it counts, and, if one of them is a
+ * maximum and no sum, COLLECTOR_MAX_WORD; then it includes this.
+ *
+ * own is written by the CPU that counts. totals is what is read: where the kernel
+ * lets programs be attached to bpf_rstat_flush, fold() moves there what own has
+ * become since, and hands it on to the parent (kernel/cgroup/rstat.c); elsewhere
+ * the agent adds own up.
+ */
+#ifndef CGFLEET_COLLECTOR_H
+#define CGFLEET_COLLECTOR_H
+
+#include "../kernel.h"
+
+#include <bpf/bpf_tracing.h>
+
+/* BPF_PROG() gives every program a ctx, and a tracepoint what not all need. */
+#pragma clang diagnostic ignored "-Wunused-parameter"
+
+#ifndef COLLECTOR_MAX_WORD
+#define COLLECTOR_MAX_WORD COLLECTOR_WORDS
+#endif
+
+/* Deeper cgroups are counted at their ancestor of this level. */
+#define LEVELS_MAX 32
+#define DEPTH_MAX  256
+/* Of a host; bpf_loop() ends at those that are there. */
+#define CPUS_MAX   8192
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), \
+			     apply_to = record)
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+};
+
+struct task_struct {
+	int pid;
+	struct css_set *cgroups;
+};
+
+#pragma clang attribute pop
+
+/* enum cg_mark: constants for the verifier, set before the programs are loaded. */
+const volatile __u32 mark_by = CG_MARK_NONE;
+
+/* Of one cgroup on one CPU. Both only grow; folded follows words. */
+struct own {
+	__u64 words[COLLECTOR_WORDS];
+	__u64 folded[COLLECTOR_WORDS];
+};
+
+/* Of one cgroup and all below it. */
+struct total {
+	__u64 parent_id; /* 0: the root of its hierarchy */
+	__u64 words[COLLECTOR_WORDS];
+	__u64 pending[COLLECTOR_WORDS]; /* from children, not in words yet */
+};
+
+/*
+ * The agent sets the bounds of both. A cgroup has a place in both or in neither,
+ * and if it has, so do all above it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct cg_key);
+	__type(value, struct own);
+} own SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct cg_key);
+	__type(value, struct total);
+} totals SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cg_collector_state);
+} state SEC(".maps");
+
+/* Too large for the stack. */
+struct own no_own;
+struct total no_total;
+
+extern struct cgroup *bpf_cgroup_acquire(struct cgroup *cgrp) __ksym __weak;
+extern void bpf_cgroup_release(struct cgroup *cgrp) __ksym __weak;
+extern void css_rstat_updated(struct cgroup_subsys_state *css,
+			      int cpu) __ksym __weak;
+extern void cgroup_rstat_updated(struct cgroup *cgrp, int cpu) __ksym __weak;
+
+static __always_inline struct cg_collector_state *the_state(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&state, &zero);
+}
+
+static __always_inline void count_drop(void)
+{
+	struct cg_collector_state *s = the_state();
+
+	if (s)
+		__sync_fetch_and_add(&s->dropped_events, 1);
+}
+
+static __always_inline void count_cgroup(void)
+{
+	struct cg_collector_state *s = the_state();
+	__u64 cgroups;
+
+	if (!s)
+		return;
+	cgroups = __sync_fetch_and_add(&s->cgroups, 1) + 1;
+	if (cgroups > s->cgroups_peak)
+		s->cgroups_peak = cgroups;
+}
+
+/* Gives a cgroup its places; false if there is no room. */
+static __always_inline bool admit_one(const struct cg_key *key, __u64 parent_id)
+{
+	struct total *total;
+
+	/* It is the last of both. */
+	if (bpf_map_lookup_elem(&own, key))
+		return true;
+	bpf_map_update_elem(&totals, key, &no_total, BPF_NOEXIST);
+	total = bpf_map_lookup_elem(&totals, key);
+	if (!total)
+		return false;
+	total->parent_id = parent_id;
+	if (!bpf_map_update_elem(&own, key, &no_own, BPF_NOEXIST)) {
+		count_cgroup();
+		return true;
+	}
+	/* Another CPU may have been first. */
+	if (bpf_map_lookup_elem(&own, key))
+		return true;
+	bpf_map_delete_elem(&totals, key);
+	return false;
+}
+
+/*
+ * Gives a cgroup and all above it their places, from the root downward, so that
+ * nothing is counted where its sum could not go up. In key is then the lowest of
+ * them that has one; false if none has.
+ */
+static __always_inline bool admit(struct cgroup *cgrp, struct cg_key *key)
+{
+	__u32 level = BPF_CORE_READ(cgrp, level), at;
+	struct cgroup_subsys_state *css;
+	__u64 ids[LEVELS_MAX] = {};
+	__u64 parent_id = 0;
+	bool is_any = false;
+
+	css = (void *)cgrp + bpf_core_field_offset(struct cgroup, self);
+	if (level >= LEVELS_MAX)
+		count_drop();
+	for (at = 0; at < DEPTH_MAX && level >= LEVELS_MAX; at++) {
+		css = BPF_CORE_READ(css, parent);
+		level--;
+	}
+	for (at = 0; at < LEVELS_MAX && css; at++) {
+		ids[at] = BPF_CORE_READ(css, cgroup, kn, id);
+		css = BPF_CORE_READ(css, parent);
+	}
+	for (at = LEVELS_MAX; at > 0; at--) {
+		struct cg_key place = { .id = ids[at - 1],
+					.hierarchy_id = key->hierarchy_id };
+
+		if (!place.id)
+			continue;
+		if (!admit_one(&place, parent_id)) {
+			count_drop();
+			break;
+		}
+		key->id = place.id;
+		parent_id = place.id;
+		is_any = true;
+	}
+	return is_any;
+}
+
+static __always_inline void key_of(struct cgroup *cgrp, struct cg_key *key)
+{
+	key->id = BPF_CORE_READ(cgrp, kn, id);
+	key->hierarchy_id = BPF_CORE_READ(cgrp, root, hierarchy_id);
+	key->padding = 0;
+}
+
+/*
+ * Where this CPU counts an event of a cgroup: in its own place, or, without room
+ * for that, in the place of its nearest ancestor that has one, so that sums above
+ * are right.
+ */
+static __always_inline struct own *own_of(struct cgroup *cgrp,
+					  struct cg_key *key)
+{
+	struct own *found;
+
+	key_of(cgrp, key);
+	found = bpf_map_lookup_elem(&own, key);
+	if (found)
+		return found;
+	if (!admit(cgrp, key)) {
+		count_drop();
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&own, key);
+}
+
+static __always_inline void add(struct own *to, __u32 word, __u64 number)
+{
+	/* What counts may be preempted by what counts. */
+	__sync_fetch_and_add(&to->words[word], number);
+}
+
+static __always_inline void rstat_updated(struct cgroup *cgrp, int cpu)
+{
+	if (bpf_ksym_exists(css_rstat_updated))
+		css_rstat_updated(&cgrp->self, cpu);
+	else if (bpf_ksym_exists(cgroup_rstat_updated))
+		cgroup_rstat_updated(cgrp, cpu);
+}
+
+/* Says that this CPU has counted something, here and so above. */
+static __always_inline void mark_updated(struct cgroup *cgrp)
+{
+	int cpu = bpf_get_smp_processor_id();
+
+	if (mark_by == CG_MARK_ACQUIRED) {
+		cgrp = bpf_cgroup_acquire(cgrp);
+		if (!cgrp)
+			return;
+		rstat_updated(cgrp, cpu);
+		bpf_cgroup_release(cgrp);
+	} else if (mark_by == CG_MARK_POINTER) {
+		rstat_updated(cgrp, cpu);
+	}
+}
+
+/* Moves what was not folded yet of one place to another, of this CPU. */
+static __always_inline void move(struct own *to, const struct own *from)
+{
+	__u32 word;
+
+	for (word = 0; word < COLLECTOR_WORDS; word++) {
+		if (word != COLLECTOR_MAX_WORD)
+			add(to, word, from->words[word] - from->folded[word]);
+		else if (from->words[word] > to->words[word])
+			to->words[word] = from->words[word];
+	}
+}
+
+struct moving {
+	struct cg_key from;
+	struct cg_key to;
+};
+
+static long move_cpu(__u32 cpu, struct moving *moving)
+{
+	struct own *from, *to;
+
+	from = bpf_map_lookup_percpu_elem(&own, &moving->from, cpu);
+	to = bpf_map_lookup_elem(&own, &moving->to);
+	if (!from || !to)
+		return 1;
+	move(to, from);
+	return 0;
+}
+
+/*
+ * A cgroup is freed, after those below it and after its last flush
+ * (kernel/cgroup/cgroup.c, css_release_work_fn): its places are given back, and
+ * what its parent has not been handed stays with that.
+ */
+SEC("tp_btf/cgroup_release")
+int BPF_PROG(release, struct cgroup *cgrp, const char *path)
+{
+	struct cg_collector_state *s = the_state();
+	struct moving moving = {};
+	struct total *total;
+	struct own *parent;
+	__u32 word;
+
+	key_of(cgrp, &moving.from);
+	total = bpf_map_lookup_elem(&totals, &moving.from);
+	if (!total)
+		return 0;
+	moving.to = moving.from;
+	moving.to.id = total->parent_id;
+	bpf_loop(CPUS_MAX, move_cpu, &moving, 0);
+	parent = bpf_map_lookup_elem(&own, &moving.to);
+	for (word = 0; parent && word < COLLECTOR_WORDS; word++) {
+		if (word != COLLECTOR_MAX_WORD)
+			add(parent, word, total->pending[word]);
+	}
+	bpf_map_delete_elem(&totals, &moving.from);
+	if (!bpf_map_delete_elem(&own, &moving.from) && s)
+		__sync_fetch_and_add(&s->cgroups, -1);
+	return 0;
+}
+
+#ifdef COLLECTOR_FOLDS
+
+/* What became of a word, to its sum and to what the parent is handed. */
+static __always_inline void fold_word(struct total *total, struct total *parent,
+				      struct own *from, __u32 word)
+{
+	__u64 delta = total->pending[word], now;
+
+	total->pending[word] = 0;
+	if (from) {
+		now = *(volatile __u64 *)&from->words[word];
+		delta += now - from->folded[word];
+		from->folded[word] = now;
+	}
+	total->words[word] += delta;
+	if (parent)
+		parent->pending[word] += delta;
+}
+
+static __always_inline void fold_max(struct total *total, struct total *parent,
+				     const struct own *from, __u32 word)
+{
+	__u64 max = total->pending[word];
+
+	if (from && from->words[word] > max)
+		max = from->words[word];
+	if (max > total->words[word])
+		total->words[word] = max;
+	if (parent && max > parent->pending[word])
+		parent->pending[word] = max;
+}
+
+/* Called for each cgroup and CPU that was marked, children first, locked. */
+SEC("fentry/bpf_rstat_flush")
+int BPF_PROG(fold, struct cgroup *cgrp, struct cgroup *parent, int cpu)
+{
+	struct total *total, *above = NULL;
+	struct cg_key key;
+	struct own *from;
+	__u32 word;
+
+	key_of(cgrp, &key);
+	total = bpf_map_lookup_elem(&totals, &key);
+	if (!total)
+		return 0;
+	from = bpf_map_lookup_percpu_elem(&own, &key, cpu);
+	if (parent) {
+		key.id = total->parent_id;
+		above = bpf_map_lookup_elem(&totals, &key);
+	}
+	for (word = 0; word < COLLECTOR_WORDS; word++) {
+		if (word == COLLECTOR_MAX_WORD)
+			fold_max(total, above, from, word);
+		else
+			fold_word(total, above, from, word);
+	}
+	return 0;
+}
+
+#endif
+
+#endif
