@@ -15,7 +15,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
 use crate::hosts::{CallError, Host};
 
@@ -164,7 +164,7 @@ from_host! {
 }
 
 /// Asks every host the same by one `call`; outcomes come as the hosts answer.
-pub(crate) fn call_all<Q, A, F>(
+pub(crate) fn call_all<Q, A, E, F>(
     hosts: Vec<Arc<Host>>,
     message: Q,
     limits: Limits,
@@ -173,7 +173,8 @@ pub(crate) fn call_all<Q, A, F>(
 where
     Q: Clone + Send,
     A: FromHost + Send,
-    F: Future<Output = Result<Response<A>, Status>> + Send,
+    CallError: From<E>,
+    F: Future<Output = Result<Response<A>, E>> + Send,
 {
     let calls = stream::iter(hosts).map(move |host| {
         let message = message.clone();
@@ -183,8 +184,8 @@ where
             let agent = AgentServiceClient::new(host.channel());
             let outcome = match timeout(limit, call(agent, request)).await {
                 Ok(Ok(response)) => answer_of(&host, response.into_inner()),
-                Ok(Err(status)) => {
-                    Err(HostCallError::Call { address: host.record().address, source: status.into() })
+                Ok(Err(error)) => {
+                    Err(HostCallError::Call { address: host.record().address, source: error.into() })
                 }
                 Err(_) => Err(timed_out(&host, limit)),
             };
