@@ -5,8 +5,9 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "cgfleet/v1/sample.proto",
+    "cgfleet/v1/collector.proto",
     "cgfleet/v1/walk.proto",
     "cgfleet/v1/error.proto",
     "cgfleet/v1/agent_service.proto",
@@ -14,8 +15,19 @@ const PROTOS: [&str; 5] = [
 ];
 
 /// Groups that are large and often absent: in a row without them they shall take the room of a pointer.
-const BOXED: [&str; 7] =
-    ["memory", "memory_stat", "memory_events", "memory_events_local", "io", "pressure", "structure"];
+const BOXED: [&str; 11] = [
+    "memory",
+    "memory_stat",
+    "memory_events",
+    "memory_events_local",
+    "io",
+    "pressure",
+    "structure",
+    "reclaim",
+    "attach",
+    "runqueue",
+    "block_io",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=cgfleet");

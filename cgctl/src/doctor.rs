@@ -238,6 +238,7 @@ mod tests {
             ],
             limits: vec![AgentLimit { key: "walk_rows_max".into(), value: 100_000 }],
             sample_interval: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
+            collectors: Vec::new(),
         };
         let mut out = Vec::new();
         write(&mut out, format, &Capabilities::from(&answer)).unwrap();

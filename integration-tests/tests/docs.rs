@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use cgfleet_agent::config::AgentConfig;
 use cgfleet_config::markdown;
-use cgfleet_model::{Metric, MetricKind};
+use cgfleet_model::{Metric, MetricKind, Origin};
 use cgfleet_proto::{FILE_DESCRIPTOR_SET, v1::ErrorReason};
 use cgfleet_server::config::ServerConfig;
 use expect_test::expect_file;
@@ -50,9 +50,13 @@ fn the_metrics_page_is_the_catalogue() {
             MetricKind::Gauge => "gauge",
             MetricKind::Limit => "limit",
         };
-        let (name, unit, file, meaning) = (info.name, info.unit, info.v2.to_text(), info.description);
-        let v1 = info.v1.map_or_else(|| "-".to_owned(), |file| format!("`{}`", file.to_text()));
-        format!("| `{name}` | {unit} | {kind} | `{file}` | {v1} | {meaning} |\n")
+        let (name, unit, meaning) = (info.name, info.unit, info.description);
+        let same_as = match info.origin {
+            Origin::Files { v2, .. } => format!("`{}`", v2.to_text()),
+            Origin::Collector(collector) => format!("collector {collector}"),
+        };
+        let v1 = info.v1().map_or_else(|| "-".to_owned(), |file| format!("`{}`", file.to_text()));
+        format!("| `{name}` | {unit} | {kind} | {same_as} | {v1} | {meaning} |\n")
     });
     let rows: String = rows.collect();
     expect_file!["../../docs/metrics.md"].assert_eq(&format!("{intro}{rows}"));

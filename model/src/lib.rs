@@ -1,8 +1,9 @@
-//! Pure vocabulary that every other crate speaks: the metric catalogue, limits and conditions on metrics,
-//! cgroup paths as text, rates of counters, and time ranges.
+//! Pure vocabulary that every other crate speaks: the metric catalogue, collectors, limits and conditions on
+//! metrics, cgroup paths as text, rates of counters, and time ranges.
 //!
 //! Must not know: files, sockets, clocks, async, or the shape of any message.
 
+mod collector;
 mod condition;
 mod limit;
 mod metric;
@@ -10,10 +11,12 @@ mod path_text;
 mod rate;
 mod time_range;
 
+pub use collector::{Collector, UnknownCollector};
 pub use condition::{Comparison, Condition, InvalidCondition};
 pub use limit::Limit;
 pub use metric::{
-    Agreement, KernelFile, Metric, MetricGroup, MetricInfo, MetricKind, MetricSet, Shape, UnknownMetric,
+    Agreement, KernelFile, Metric, MetricGroup, MetricInfo, MetricKind, MetricSet, Origin, Shape,
+    UnknownMetric,
 };
 pub use path_text::{InvalidEscape, escape_path, unescape_path};
 pub use rate::{CounterReading, rate_per_second};

@@ -1,8 +1,8 @@
 //! The metric catalogue met with `CgroupSample`: values by metric, groups, and read masks.
 
-use cgfleet_model::{Metric, MetricGroup, MetricSet, UnknownMetric};
+use cgfleet_model::{Collector, Metric, MetricGroup, MetricSet, UnknownMetric};
 
-use crate::v1::{CgroupSample, Source};
+use crate::v1::{AttachSample, BlockIoSample, CgroupSample, ReclaimSample, RunqueueSample, Source};
 
 /// Writes, out of one list of which metric is which field, everything that has to know it.
 macro_rules! fields {
@@ -15,7 +15,8 @@ macro_rules! fields {
                 }
             }
 
-            /// Sets the value of a metric; `None` makes it absent, and a group without values too.
+            /// Sets the value of a metric; `None` makes it absent, and a group without values too, unless that
+            /// overflowed.
             pub fn set_metric(&mut self, metric: Metric, value: Option<u64>) {
                 match metric {
                     $($(Metric::$metric => {
@@ -24,8 +25,9 @@ macro_rules! fields {
                         }
                     })*)*
                 }
-                if value.is_none() && !self.has_values(metric.info().group) {
-                    self.remove_group(metric.info().group);
+                let group = metric.info().group;
+                if value.is_none() && !self.has_values(group) && !self.is_overflowed(group) {
+                    self.remove_group(group);
                 }
             }
 
@@ -168,6 +170,57 @@ fields! {
         StructureNrDescendants: nr_descendants,
         StructureNrDyingDescendants: nr_dying_descendants,
     }
+    Reclaim reclaim {
+        ReclaimCount: count,
+        ReclaimTotal: total_ns,
+    }
+    Attach attach {
+        AttachCount: count,
+    }
+    Runqueue runqueue {
+        RunqueueCount: count,
+        RunqueueTotal: total_ns,
+        RunqueueMax: max_ns,
+    }
+    BlockIo block_io {
+        BlockIoCount: count,
+        BlockIoTotal: total_ns,
+        BlockIoMax: max_ns,
+    }
+}
+
+/// What the groups of collectors have and others have not.
+macro_rules! counted {
+    ($($collector:ident $message:ident $group:ident,)*) => {
+        impl CgroupSample {
+            /// Whether the collector of a group had no room for the cgroup: then the group is there without values.
+            pub fn is_overflowed(&self, group: MetricGroup) -> bool {
+                match Collector::of_group(group) {
+                    $(Some(Collector::$collector) => {
+                        self.$message.as_ref().is_some_and(|group| group.overflowed)
+                    })*
+                    None => false,
+                }
+            }
+
+            /// Says that a collector had no room for the cgroup, in place of any values.
+            pub fn set_overflowed(&mut self, collector: Collector, source: Source) {
+                match collector {
+                    $(Collector::$collector => {
+                        let group = $group { source: source.into(), overflowed: true, ..$group::default() };
+                        self.$message = Some(group.into());
+                    })*
+                }
+            }
+        }
+    };
+}
+
+counted! {
+    Reclaim reclaim ReclaimSample,
+    Attach attach AttachSample,
+    Runqueue runqueue RunqueueSample,
+    BlockIo block_io BlockIoSample,
 }
 
 impl CgroupSample {
@@ -194,7 +247,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use prost::Message as _;
-    use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
+    use prost_types::{
+        DescriptorProto, FieldDescriptorProto, FileDescriptorSet,
+        field_descriptor_proto::{Label, Type},
+    };
 
     use super::*;
 
@@ -208,8 +264,11 @@ mod tests {
         groups
             .flat_map(|group| {
                 let fields = &message(group.type_name().rsplit('.').next().unwrap()).field;
-                // A value by device repeats what the group has in total.
-                let measured = fields.iter().filter(|field| field.r#type() == Type::Uint64);
+                // A value by device or by bucket repeats what the group has in total.
+                let is_measured = |field: &&FieldDescriptorProto| {
+                    field.r#type() == Type::Uint64 && field.label() != Label::Repeated
+                };
+                let measured = fields.iter().filter(is_measured);
                 measured.map(move |field| (group, field))
             })
             .map(|(group, field)| format!("{}.{}", group.name(), field.name()))
@@ -272,5 +331,30 @@ mod tests {
             Metric::ALL.iter().copied().filter(|metric| sample.metric(*metric).is_some()).collect();
         assert_eq!(left, kept);
         assert_eq!(sample.memory, None);
+    }
+
+    #[test]
+    fn a_group_that_overflowed_stays_without_values_where_it_is_asked_for() {
+        for collector in Collector::ALL {
+            let group = collector.group();
+            let mut sample = full();
+            assert!(!sample.is_overflowed(group), "{collector}");
+            sample.set_overflowed(*collector, Source::Fold);
+            let is_there = |sample: &CgroupSample| {
+                let values = group.metrics().filter(|metric| sample.metric(*metric).is_some()).count();
+                (sample.source(group), sample.is_overflowed(group), values)
+            };
+            assert_eq!(is_there(&sample), (Some(Source::Fold), true, 0), "{collector}");
+            let decoded = CgroupSample::decode(sample.encode_to_vec().as_slice()).unwrap();
+            assert_eq!(decoded, sample, "{collector}");
+            for metric in group.metrics() {
+                let mut kept = sample.clone();
+                kept.keep_only(MetricSet::from_iter([metric]));
+                assert_eq!(is_there(&kept), (Some(Source::Fold), true, 0), "{}", metric.name());
+            }
+            sample.keep_only(MetricSet::of_group(MetricGroup::Cpu));
+            assert_eq!(is_there(&sample), (None, false, 0), "{collector}");
+        }
+        assert!(!full().is_overflowed(MetricGroup::Cpu));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, fmt::Display};
 
-use cgfleet_model::UnknownMetric;
+use cgfleet_model::{UnknownCollector, UnknownMetric};
 use cgfleet_proto::v1::{ErrorReason, HostError};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -49,6 +49,12 @@ impl WireError {
 impl From<UnknownMetric> for WireError {
     fn from(error: UnknownMetric) -> Self {
         Self::invalid_field("read_mask", error.path, UnknownMetric::allowed())
+    }
+}
+
+impl From<UnknownCollector> for WireError {
+    fn from(error: UnknownCollector) -> Self {
+        Self::invalid_field("name", error.name, UnknownCollector::allowed())
     }
 }
 

@@ -6,15 +6,16 @@
 use std::{sync::Arc, time::Duration};
 
 use cgfleet_proto::v1::{
-    AgentServiceFlushRequest, AgentServiceFlushResponse, CgroupTarget, HostSamples, WalkRequest, WalkSpec,
-    WalkSummary, agent_service_client::AgentServiceClient, walk_response::Event,
+    AgentServiceFlushResponse, AgentServiceSetCollectorResponse, HostSamples, ListCollectorsResponse,
+    WalkRequest, WalkSpec, WalkSummary, agent_service_client::AgentServiceClient, walk_response::Event,
 };
+use cgfleet_rpc::channel::Channel;
 use futures::{StreamExt as _, stream};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
 };
-use tonic::Request;
+use tonic::{Request, Response};
 
 use crate::hosts::{CallError, Host};
 
@@ -138,42 +139,68 @@ async fn walk_one(
     Err(HostCallError::CutShort { address })
 }
 
-/// How a host's flush ended.
-pub(crate) type HostFlushed = (Arc<Host>, Result<AgentServiceFlushResponse, HostCallError>);
+/// What one call to a host came to.
+pub(crate) type HostAnswer<T> = (Arc<Host>, Result<T, HostCallError>);
 
-/// Flushes on every host; outcomes come as the hosts answer.
-pub(crate) fn flush_all(
+/// An answer in which the agent says whose it is.
+pub(crate) trait FromHost {
+    fn host_id(&self) -> &str;
+}
+
+macro_rules! from_host {
+    ($($answer:ident,)*) => {$(
+        impl FromHost for $answer {
+            fn host_id(&self) -> &str {
+                &self.host_id
+            }
+        }
+    )*};
+}
+
+from_host! {
+    AgentServiceFlushResponse,
+    AgentServiceSetCollectorResponse,
+    ListCollectorsResponse,
+}
+
+/// Asks every host the same by one `call`; outcomes come as the hosts answer.
+pub(crate) fn call_all<Q, A, E, F>(
     hosts: Vec<Arc<Host>>,
-    target: Option<CgroupTarget>,
+    message: Q,
     limits: Limits,
-) -> impl futures::Stream<Item = HostFlushed> + Send {
-    let flushes = stream::iter(hosts).map(move |host| {
-        let target = target.clone();
+    call: impl Fn(AgentServiceClient<Channel>, Request<Q>) -> F + Copy + Send,
+) -> impl futures::Stream<Item = HostAnswer<A>> + Send
+where
+    Q: Clone + Send,
+    A: FromHost + Send,
+    CallError: From<E>,
+    F: Future<Output = Result<Response<A>, E>> + Send,
+{
+    let calls = stream::iter(hosts).map(move |host| {
+        let message = message.clone();
         async move {
             let limit = limits.of_next_host();
-            let request = request_within(limit, AgentServiceFlushRequest { target });
-            let mut agent = AgentServiceClient::new(host.channel());
-            let outcome = match timeout(limit, agent.flush(request)).await {
+            let request = request_within(limit, message);
+            let agent = AgentServiceClient::new(host.channel());
+            let outcome = match timeout(limit, call(agent, request)).await {
                 Ok(Ok(response)) => answer_of(&host, response.into_inner()),
-                Ok(Err(status)) => {
-                    Err(HostCallError::Call { address: host.record().address, source: status.into() })
+                Ok(Err(error)) => {
+                    Err(HostCallError::Call { address: host.record().address, source: error.into() })
                 }
                 Err(_) => Err(timed_out(&host, limit)),
             };
             (host, outcome)
         }
     });
-    flushes.buffer_unordered(limits.hosts_max)
+    calls.buffer_unordered(limits.hosts_max)
 }
 
-fn answer_of(
-    host: &Host,
-    response: AgentServiceFlushResponse,
-) -> Result<AgentServiceFlushResponse, HostCallError> {
-    if response.host_id == host.host_id().to_string() {
-        return Ok(response);
+fn answer_of<A: FromHost>(host: &Host, answer: A) -> Result<A, HostCallError> {
+    if answer.host_id() == host.host_id().to_string() {
+        return Ok(answer);
     }
-    Err(HostCallError::AnotherHost { address: host.record().address, answered: response.host_id })
+    let answered = answer.host_id().to_owned();
+    Err(HostCallError::AnotherHost { address: host.record().address, answered })
 }
 
 fn timed_out(host: &Host, limit: Duration) -> HostCallError {

@@ -71,9 +71,9 @@ pub fn has_file(hierarchy: &Hierarchy, metric: Metric) -> bool {
 fn file_of(hierarchy: &Hierarchy, metric: Metric) -> Option<KernelFile> {
     let info = metric.info();
     if hierarchy.is_v2() {
-        return Some(info.v2);
+        return info.v2();
     }
-    let file = info.v1?;
+    let file = info.v1()?;
     let controller = file.file.split('.').next().unwrap_or_default();
     hierarchy.has_controller(controller).then_some(file)
 }

@@ -41,6 +41,7 @@ pub(crate) fn capabilities(
         has_cgroup_namespace: hierarchies.has_namespace(),
         limits: limits(config),
         privileges: Some(Privileges { uid, gid, capabilities, no_new_privs }),
+        collectors: Vec::new(),
     })
 }
 

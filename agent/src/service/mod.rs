@@ -11,9 +11,10 @@ pub(crate) use capabilities::capabilities;
 use std::{pin::Pin, sync::Arc, time::SystemTime};
 
 use cgfleet_proto::v1::{
-    AgentServiceFlushRequest, AgentServiceFlushResponse, CgroupSample, GetCapabilitiesRequest,
-    GetCapabilitiesResponse, SampleBatch, SubscribeRequest, SubscribeResponse, WalkHeader, WalkRequest,
-    WalkResponse, agent_service_server::AgentService, walk_response::Event,
+    AgentServiceFlushRequest, AgentServiceFlushResponse, AgentServiceSetCollectorRequest,
+    AgentServiceSetCollectorResponse, CgroupSample, GetCapabilitiesRequest, GetCapabilitiesResponse,
+    ListCollectorsRequest, ListCollectorsResponse, SampleBatch, SubscribeRequest, SubscribeResponse,
+    WalkHeader, WalkRequest, WalkResponse, agent_service_server::AgentService, walk_response::Event,
 };
 use cgfleet_rpc::wire_error::WireError;
 use futures::{Stream, stream};
@@ -91,6 +92,20 @@ impl AgentService for Agent {
         _request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<GetCapabilitiesResponse>, Status> {
         Ok(Response::new(self.capabilities.clone()))
+    }
+
+    async fn list_collectors(
+        &self,
+        _request: Request<ListCollectorsRequest>,
+    ) -> Result<Response<ListCollectorsResponse>, Status> {
+        Err(Status::unimplemented("this agent has no collectors"))
+    }
+
+    async fn set_collector(
+        &self,
+        _request: Request<AgentServiceSetCollectorRequest>,
+    ) -> Result<Response<AgentServiceSetCollectorResponse>, Status> {
+        Err(Status::unimplemented("this agent has no collectors"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where each metric comes from on this host, and why.
 
-use cgfleet_model::{Metric, MetricGroup};
+use cgfleet_model::{Collector, Metric, MetricGroup};
 use cgfleet_proto::v1::Source;
 
 use super::bpf::{self, MemoryStatIndex, RAWS};
@@ -25,6 +25,13 @@ pub(super) fn sources(hierarchies: &Hierarchies, memory_stat: Option<&MemoryStat
 }
 
 fn source(hierarchies: &Hierarchies, memory_stat: Option<&MemoryStatIndex>, metric: Metric) -> MetricSource {
+    if let Some(collector) = Collector::of_group(metric.info().group) {
+        let reason = match memory_stat {
+            None => "without BPF, no collector counts it".to_owned(),
+            Some(_) => format!("the collector {collector} is not loaded"),
+        };
+        return MetricSource { metric, source: None, hierarchy: String::new(), reason };
+    }
     let controller = controller_of(metric);
     let of_v2 = hierarchies.by_id(0).filter(|_| controller.is_none_or(|it| hierarchies.has_on_v2(it)));
     let of_v1 = || {
@@ -93,7 +100,13 @@ fn controller_of(metric: Metric) -> Option<&'static str> {
         | MetricGroup::MemoryEventsLocal => Some("memory"),
         MetricGroup::Io => Some("io"),
         MetricGroup::Pids => Some("pids"),
-        MetricGroup::Pressure | MetricGroup::Structure => None,
+        // No controller counts what collectors count.
+        MetricGroup::Pressure
+        | MetricGroup::Structure
+        | MetricGroup::Reclaim
+        | MetricGroup::Attach
+        | MetricGroup::Runqueue
+        | MetricGroup::BlockIo => None,
     }
 }
 

@@ -28,7 +28,7 @@ impl Shown {
         let mut shown = Self::default();
         for metric in Metric::ALL {
             let info = metric.info();
-            let Some(file) = (if is_v2 { Some(info.v2) } else { info.v1 }) else { continue };
+            let Some(file) = (if is_v2 { info.v2() } else { info.v1() }) else { continue };
             let text =
                 texts.entry(file.file).or_insert_with(|| fs::read_to_string(directory.join(file.file)).ok());
             let value = text.as_deref().and_then(|text| value(file, text));

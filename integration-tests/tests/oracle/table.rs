@@ -89,6 +89,8 @@ impl Tallies {
             let source = match capability.map(MetricCapability::source) {
                 Some(Source::Bpf) => "bpf",
                 Some(Source::File) => "file",
+                Some(Source::Rstat) => "rstat",
+                Some(Source::Fold) => "fold",
                 Some(Source::Unspecified) | None => "none",
             };
             let hierarchy = capability.map_or("", |capability| capability.hierarchy.as_str());

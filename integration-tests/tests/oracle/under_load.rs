@@ -142,7 +142,8 @@ impl<'a> Oracle<'a> {
                     row: row.metric(metric),
                     after: after.value(metric),
                     is_placed: self.is_placed(metric, tree.hierarchy),
-                    has_no_file: !tree.is_v2() && metric.info().v1.is_none(),
+                    has_no_file: (if tree.is_v2() { metric.info().v2() } else { metric.info().v1() })
+                        .is_none(),
                 };
                 let outcome = compared.outcome(loads);
                 self.tallies.add(metric, outcome, compared.row, (row.hierarchy_id, *id));
@@ -158,11 +159,11 @@ impl<'a> Oracle<'a> {
         differs
     }
 
-    /// Metrics that have a source, and were zero in every row.
+    /// Metrics that have a source and a file, and were zero in every row.
     fn never_moved(&self) -> Vec<Metric> {
         let has_source = |metric: &Metric| {
             let mut found = self.capabilities.iter().filter(|it| it.metric == metric.name());
-            found.any(|it| it.source() != Source::Unspecified)
+            metric.info().v2().is_some() && found.any(|it| it.source() != Source::Unspecified)
         };
         let is_expected = |metric: &Metric| !zero_here().iter().any(|(known, _)| known == metric);
         let metrics = Metric::ALL.iter().copied().filter(has_source).filter(is_expected);

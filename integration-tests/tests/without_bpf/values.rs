@@ -23,8 +23,10 @@ fn agrees(metric: Metric, before: u64, found: u64, after: u64) -> bool {
     (least..=most).contains(&found)
 }
 
+/// Of what has a file.
 fn measured(sample: &CgroupSample) -> MetricSet {
-    Metric::ALL.iter().copied().filter(|metric| sample.metric(*metric).is_some()).collect()
+    let with_file = Metric::ALL.iter().copied().filter(|metric| metric.info().v2().is_some());
+    with_file.filter(|metric| sample.metric(*metric).is_some()).collect()
 }
 
 /// Compares one row; gives how many of its values are not 0.

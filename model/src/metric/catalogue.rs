@@ -1,24 +1,34 @@
 //! The catalogue itself: one row a metric. docs/add-a-metric.md says what else a new row needs.
 
 use super::{
-    MetricGroup::{Cpu, Io, Memory, MemoryEvents, MemoryEventsLocal, MemoryStat, Pids, Pressure, Structure},
+    MetricGroup::{
+        Attach, BlockIo, Cpu, Io, Memory, MemoryEvents, MemoryEventsLocal, MemoryStat, Pids, Pressure,
+        Reclaim, Runqueue, Structure,
+    },
     MetricInfo,
     MetricKind::{Counter, Gauge, Limit},
+    Origin,
     kernel_file::{
         KernelFile,
         Shape::{Flat, Nested, Stall, Value},
     },
 };
+use crate::Collector;
 
 /// Makes [`Metric`] and its catalogue out of the rows. Stored ticks number metrics by
-/// their places in their groups: append to a group, never reorder it or move a row to another.
+/// their places in their groups: append to a group, never reorder it or move a row to another. Rows in
+/// brackets are counted by the collector of their group.
 macro_rules! metrics {
-    ($($metric:ident: $group:ident, $name:literal, $unit:literal, $kind:ident, $v2:expr, $v1:expr, $description:literal;)*) => {
+    (
+        $($metric:ident: $group:ident, $name:literal, $unit:literal, $kind:ident, $v2:expr, $v1:expr, $description:literal;)*
+        [$($counted:ident: $of:ident, $its_name:literal, $its_unit:literal, $its_kind:ident, $meaning:literal;)*]
+    ) => {
         /// One metric.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Metric {
             $(#[doc = $description] $metric,)*
+            $(#[doc = $meaning] $counted,)*
         }
 
         /// In the order of the metrics' numbers.
@@ -29,9 +39,17 @@ macro_rules! metrics {
                 unit: $unit,
                 kind: $kind,
                 group: $group,
-                v2: $v2,
-                v1: $v1,
+                origin: Origin::Files { v2: $v2, v1: $v1 },
                 description: $description,
+            },)*
+            $(MetricInfo {
+                metric: Metric::$counted,
+                name: $its_name,
+                unit: $its_unit,
+                kind: $its_kind,
+                group: $of,
+                origin: Origin::Collector(Collector::$of),
+                description: $meaning,
             },)*
         ];
     };
@@ -299,4 +317,28 @@ metrics! {
     StructureNrDyingDescendants: Structure, "structure.nr_dying_descendants", "1", Gauge,
         flat("cgroup.stat", "nr_dying_descendants"), None,
         "Descendants that were removed and are not freed yet.";
+
+    [
+        ReclaimCount: Reclaim, "reclaim.count", "1", Counter,
+            "Direct reclaims of memory cgroups by tasks of the cgroup and its descendants.";
+        ReclaimTotal: Reclaim, "reclaim.total_ns", "ns", Counter,
+            "Time that tasks spent in these reclaims.";
+
+        AttachCount: Attach, "attach.count", "1", Counter,
+            "Tasks that were moved into the cgroup or a descendant; forks are not.";
+
+        RunqueueCount: Runqueue, "runqueue.count", "1", Counter,
+            "Times that a task began to run after a wakeup or a preemption.";
+        RunqueueTotal: Runqueue, "runqueue.total_ns", "ns", Counter,
+            "Time for which tasks could run and waited for a CPU.";
+        RunqueueMax: Runqueue, "runqueue.max_ns", "ns", Gauge,
+            "The longest that a task ever waited for a CPU.";
+
+        BlockIoCount: BlockIo, "block_io.count", "1", Counter,
+            "Requests to block devices that were completed.";
+        BlockIoTotal: BlockIo, "block_io.total_ns", "ns", Counter,
+            "Time from issue to completion of these requests, summed.";
+        BlockIoMax: BlockIo, "block_io.max_ns", "ns", Gauge,
+            "The longest that a request ever took.";
+    ]
 }

@@ -1,4 +1,4 @@
-//! The metric catalogue: every metric's name, unit, kind and kernel files, once.
+//! The metric catalogue: every metric's name, unit, kind and origin, once.
 //!
 //! Names are the field paths of `CgroupSample`; a test in the proto crate names any field or entry
 //! that lacks its counterpart.
@@ -6,6 +6,8 @@
 mod catalogue;
 mod kernel_file;
 mod set;
+
+use crate::Collector;
 
 pub use catalogue::Metric;
 pub use kernel_file::{KernelFile, Shape};
@@ -34,6 +36,14 @@ pub enum MetricGroup {
     Pressure,
     /// What the cgroup is, rather than what it uses.
     Structure,
+    /// Direct reclaim, by its collector.
+    Reclaim,
+    /// Tasks that move, by their collector.
+    Attach,
+    /// Waiting for a CPU, by its collector.
+    Runqueue,
+    /// Requests to block devices, by their collector.
+    BlockIo,
 }
 
 impl MetricGroup {
@@ -48,6 +58,10 @@ impl MetricGroup {
         Self::Pids,
         Self::Pressure,
         Self::Structure,
+        Self::Reclaim,
+        Self::Attach,
+        Self::Runqueue,
+        Self::BlockIo,
     ];
 
     /// Its metrics, in the catalogue's order.
@@ -67,6 +81,10 @@ impl MetricGroup {
             Self::Pids => "pids",
             Self::Pressure => "pressure",
             Self::Structure => "structure",
+            Self::Reclaim => "reclaim",
+            Self::Attach => "attach",
+            Self::Runqueue => "runqueue",
+            Self::BlockIo => "block_io",
         }
     }
 }
@@ -92,6 +110,20 @@ pub enum Agreement {
     FlushThreshold,
 }
 
+/// Who keeps a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The kernel, which shows it in files.
+    Files {
+        /// Where a cgroup v2 file shows the same value.
+        v2: KernelFile,
+        /// Where a file of cgroup v1 does; `None` if none does, or not with the same meaning.
+        v1: Option<KernelFile>,
+    },
+    /// A collector: no file shows it.
+    Collector(Collector),
+}
+
 /// What is known of a metric.
 #[derive(Debug, Clone, Copy)]
 pub struct MetricInfo {
@@ -105,15 +137,29 @@ pub struct MetricInfo {
     pub kind: MetricKind,
     /// The group it is read with.
     pub group: MetricGroup,
-    /// Where a cgroup v2 file shows the same value.
-    pub v2: KernelFile,
-    /// Where a file of cgroup v1 does; `None` if none does, or not with the same meaning.
-    pub v1: Option<KernelFile>,
+    /// Who keeps it.
+    pub origin: Origin,
     /// One sentence for people.
     pub description: &'static str,
 }
 
 impl MetricInfo {
+    /// Where a cgroup v2 file shows the same value; `None` if none does.
+    pub fn v2(&self) -> Option<KernelFile> {
+        match self.origin {
+            Origin::Files { v2, .. } => Some(v2),
+            Origin::Collector(_) => None,
+        }
+    }
+
+    /// Where a file of cgroup v1 does; `None` if none does, or not with the same meaning.
+    pub fn v1(&self) -> Option<KernelFile> {
+        match self.origin {
+            Origin::Files { v1, .. } => v1,
+            Origin::Collector(_) => None,
+        }
+    }
+
     /// How closely its file has to agree with it.
     pub fn agreement(&self) -> Agreement {
         match self.group {

@@ -15,7 +15,7 @@ pub(super) fn list() -> ListMetricsResponse {
             name: info.name.to_owned(),
             unit: info.unit.to_owned(),
             kind: kind.into(),
-            kernel_file: info.v2.to_text(),
+            kernel_file: info.v2().map(|file| file.to_text()).unwrap_or_default(),
             description: info.description.to_owned(),
         }
     });

@@ -2,6 +2,7 @@
 //!
 //! Owns the translation between messages and the server's parts; must not touch SQL or dial hosts.
 
+mod collectors;
 mod history;
 mod hosts;
 mod metrics;
@@ -10,9 +11,11 @@ mod query;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use cgfleet_proto::v1::{
-    FleetServiceFlushRequest, FleetServiceFlushResponse, ListHostsRequest, ListHostsResponse,
-    ListMetricsRequest, ListMetricsResponse, QueryHistoryRequest, QueryHistoryResponse, QueryRequest,
-    QueryResponse, RegisterHostRequest, RegisterHostResponse, fleet_service_server::FleetService,
+    FleetServiceFlushRequest, FleetServiceFlushResponse, FleetServiceListCollectorsRequest,
+    FleetServiceListCollectorsResponse, FleetServiceSetCollectorRequest, FleetServiceSetCollectorResponse,
+    ListHostsRequest, ListHostsResponse, ListMetricsRequest, ListMetricsResponse, QueryHistoryRequest,
+    QueryHistoryResponse, QueryRequest, QueryResponse, RegisterHostRequest, RegisterHostResponse,
+    fleet_service_server::FleetService,
 };
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +42,8 @@ impl FleetService for Fleet {
     type QueryStream = Answers<QueryResponse>;
     type FlushStream = Answers<FleetServiceFlushResponse>;
     type QueryHistoryStream = Answers<QueryHistoryResponse>;
+    type ListCollectorsStream = Answers<FleetServiceListCollectorsResponse>;
+    type SetCollectorStream = Answers<FleetServiceSetCollectorResponse>;
 
     async fn register_host(
         &self,
@@ -77,5 +82,19 @@ impl FleetService for Fleet {
         _request: Request<ListMetricsRequest>,
     ) -> Result<Response<ListMetricsResponse>, Status> {
         Ok(Response::new(metrics::list()))
+    }
+
+    async fn list_collectors(
+        &self,
+        request: Request<FleetServiceListCollectorsRequest>,
+    ) -> Result<Response<Self::ListCollectorsStream>, Status> {
+        Ok(Response::new(collectors::list(self, request)?))
+    }
+
+    async fn set_collector(
+        &self,
+        request: Request<FleetServiceSetCollectorRequest>,
+    ) -> Result<Response<Self::SetCollectorStream>, Status> {
+        Ok(Response::new(collectors::set(self, request)?))
     }
 }

@@ -6,10 +6,10 @@ use cgfleet_model::{Metric, UnknownMetric};
 use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{
-        AgentServiceFlushResponse, CgroupOrder, Comparison, Condition, FleetServiceFlushRequest,
-        FleetServiceFlushResponse, HierarchyJoin, HostFlush, HostResult, HostSelector, QueryRequest,
-        QueryResponse, QuerySummary, WalkEnd, WalkEngine, WalkSpec, fleet_service_flush_response,
-        host_result, query_response::Event,
+        AgentServiceFlushRequest, AgentServiceFlushResponse, CgroupOrder, Comparison, Condition,
+        FleetServiceFlushRequest, FleetServiceFlushResponse, HierarchyJoin, HostFlush, HostResult,
+        HostSelector, QueryRequest, QueryResponse, QuerySummary, WalkEnd, WalkEngine, WalkSpec,
+        fleet_service_flush_response, host_result, query_response::Event,
     },
 };
 use cgfleet_rpc::{deadline, wire_error::WireError};
@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::{Answers, Fleet};
 use crate::{
-    fanout::{self, HostFlushed, HostWalk, Limits, Part},
+    fanout::{self, HostAnswer, HostWalk, Limits, Part},
     hosts::Host,
 };
 
@@ -103,11 +103,18 @@ pub(super) fn flush(
     let (metadata, _, request) = request.into_parts();
     let limits = limits(fleet, &metadata, request.host_timeout)?;
     let hosts = select(fleet, &request.hosts.unwrap_or_default())?;
-    let flushed = fanout::flush_all(hosts, request.target, limits);
+    let message = AgentServiceFlushRequest { target: request.target };
+    let flushed =
+        fanout::call_all(
+            hosts,
+            message,
+            limits,
+            |mut agent, request| async move { agent.flush(request).await },
+        );
     Ok(Box::pin(flushed.map(|flushed| Ok(flush_response(flushed)))))
 }
 
-fn flush_response((host, outcome): HostFlushed) -> FleetServiceFlushResponse {
+fn flush_response((host, outcome): HostAnswer<AgentServiceFlushResponse>) -> FleetServiceFlushResponse {
     let outcome = match outcome {
         Ok(AgentServiceFlushResponse { cgroup_id, path, flush_ns, flushed_at, .. }) => {
             fleet_service_flush_response::Outcome::Flush(HostFlush { cgroup_id, path, flush_ns, flushed_at })
@@ -152,7 +159,7 @@ fn check_condition(Condition { metric, comparison, .. }: &Condition) -> Result<(
     Ok(())
 }
 
-fn limits(
+pub(super) fn limits(
     fleet: &Fleet,
     metadata: &MetadataMap,
     asked: Option<prost_types::Duration>,
@@ -173,7 +180,7 @@ fn limits(
     })
 }
 
-fn select(fleet: &Fleet, selector: &HostSelector) -> Result<Vec<Arc<Host>>, WireError> {
+pub(super) fn select(fleet: &Fleet, selector: &HostSelector) -> Result<Vec<Arc<Host>>, WireError> {
     match (selector.all, selector.hosts.as_slice()) {
         (true, []) => Ok(fleet.hosts.all()),
         (true, named) => Err(WireError::invalid_field("hosts", named.join(","), "names or all, not both")),

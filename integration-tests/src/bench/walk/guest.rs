@@ -3,7 +3,7 @@
 //! Everything is slow there in its own way, so each row is a ratio within this one run.
 
 use anyhow::{Result, ensure};
-use cgfleet_model::Metric;
+use cgfleet_model::{KernelFile, Metric};
 use cgfleet_proto::v1::WalkEngine;
 
 use super::{OPEN_READ_CLOSE, PER_CGROUP, PREAD_KEPT, add_walk, per_cgroup_ns};
@@ -36,8 +36,7 @@ const ALL_GROUPS: &str = "all groups";
 /// The files that show what all groups hold, as the catalogue names them.
 fn files_of_catalogue() -> Vec<&'static str> {
     let mut files: Vec<&str> = Vec::new();
-    for metric in Metric::ALL {
-        let file = metric.info().v2.file;
+    for KernelFile { file, .. } in Metric::ALL.iter().filter_map(|metric| metric.info().v2()) {
         if !files.contains(&file) {
             files.push(file);
         }

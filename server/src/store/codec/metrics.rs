@@ -50,7 +50,12 @@ fn bits(mut mask: u64) -> impl Iterator<Item = u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use cgfleet_proto::v1::CgroupSample;
+
+    use super::{
+        super::{HeadDecoder, TickValues},
+        *,
+    };
 
     #[test]
     fn few_metrics_take_few_bytes() {
@@ -72,4 +77,86 @@ mod tests {
     fn every_group_has_fewer_metrics_than_a_mask_has_bits() {
         assert!(METRICS.iter().all(|metrics| metrics.len() <= 64) && METRICS.len() < 63);
     }
+
+    #[test]
+    fn what_is_stored_keeps_its_numbers() {
+        let known: Vec<(&str, Vec<&str>)> =
+            STORED.iter().map(|(group, metrics)| (*group, metrics.split(' ').collect())).collect();
+        let field = |metric: &Metric| metric.name().split_once('.').map_or("", |(_, field)| field);
+        let now: Vec<(&str, Vec<&str>)> = MetricGroup::ALL
+            .iter()
+            .zip(METRICS.iter())
+            .map(|(group, metrics)| (group.name(), metrics.iter().map(field).collect()))
+            .collect();
+        assert_eq!(now, known, "append what is new to STORED; what is there already is in databases");
+        let numbers: Vec<u8> = MetricGroup::ALL.iter().map(|group| *group as u8).collect();
+        assert!(numbers.iter().map(|number| usize::from(*number)).eq(0..STORED.len()), "{numbers:?}");
+    }
+
+    /// What servers have stored since they first did: each group at its number, each metric at its place.
+    const STORED: &[(&str, &str)] = &[
+        ("cpu", "usage_usec user_usec system_usec nr_periods nr_throttled throttled_usec"),
+        (
+            "memory",
+            "current_bytes peak_bytes swap_current_bytes min_bytes low_bytes high_bytes max_bytes swap_max_bytes",
+        ),
+        (
+            "memory_stat",
+            "anon_bytes file_bytes kernel_bytes kernel_stack_bytes pagetables_bytes percpu_bytes sock_bytes \
+             vmalloc_bytes shmem_bytes file_mapped_bytes file_dirty_bytes file_writeback_bytes swapcached_bytes \
+             anon_thp_bytes shmem_thp_bytes inactive_anon_bytes active_anon_bytes inactive_file_bytes \
+             active_file_bytes unevictable_bytes slab_reclaimable_bytes slab_unreclaimable_bytes \
+             workingset_refault_anon workingset_refault_file pgscan pgsteal pgfault pgmajfault pgrefill \
+             pgactivate pgdeactivate pglazyfree pglazyfreed thp_fault_alloc",
+        ),
+        ("memory_events", "low high max oom oom_kill oom_group_kill"),
+        ("memory_events_local", "low high max oom oom_kill oom_group_kill"),
+        ("io", "rbytes wbytes rios wios dbytes dios"),
+        ("pids", "current max"),
+        (
+            "pressure",
+            "cpu_some_usec cpu_full_usec memory_some_usec memory_full_usec io_some_usec io_full_usec",
+        ),
+        ("structure", "populated frozen nr_descendants nr_dying_descendants"),
+        ("reclaim", "count total_ns"),
+        ("attach", "count"),
+        ("runqueue", "count total_ns max_ns"),
+        ("block_io", "count total_ns max_ns"),
+    ];
+
+    #[test]
+    fn what_servers_stored_before_collectors_is_read_as_it_was() {
+        // Of each metric that there was, in their order, a number more than of the one before.
+        let before = MetricGroup::ALL.iter().filter(|group| **group as u8 <= MetricGroup::Structure as u8);
+        let metrics: Vec<Metric> = before.flat_map(|group| group.metrics()).collect();
+        assert_eq!(metrics.len(), 78);
+        let mut decoder = HeadDecoder::default();
+        for (payload, base) in [(KEYFRAME, 1_000), (DELTA, 1_200)] {
+            let values: Vec<(Metric, u64)> = metrics.iter().copied().zip(base..).collect();
+            let expect = [vec![(Metric::CpuUsage, base)], values].map(|values| {
+                let mut sample = CgroupSample::default();
+                values.iter().for_each(|(metric, value)| sample.set_metric(*metric, Some(*value)));
+                sample
+            });
+            let [first, full] = expect;
+            let samples =
+                [(1, first), (7, full)].map(|(cgroup_id, sample)| CgroupSample { cgroup_id, ..sample });
+            assert_eq!(decoder.apply(&bytes(payload)).unwrap(), &TickValues::of(&samples));
+        }
+    }
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<u32> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
+        digits.chunks(2).map(|pair| u8::try_from(pair[0] << 4 | pair[1]).unwrap()).collect()
+    }
+
+    /// Two payloads of a stream as they were written when there were 78 metrics.
+    const KEYFRAME: &str = "\
+        01a5d8f22a28b52ffd20c8650500920b2933506d331c089d70c2504294102544095188175c70c105175c70c105176cfe \
+        bfffefff3b33333333b336666666a60913cd36da24837f7b77736f6b67635f5b57534f73bcb1c619637cb1c515533cb1 \
+        c41143fcb0c30d33bcb0c209237cb0c105133cb0c00103fcd97367ce9b3567c67cd972a5614b4ad2918a34a420fda847 \
+        3b0af6abd7ae5cb76acd8af5aad5aa54a7b0529252ca39e78c5352e604ea14a3284528820201004d379d";
+    const DELTA: &str = "\
+        01330fcf8728b52ffd20bb4d0100140201a5d8f22a00020001020190030006fe073fff01ffffffff3f3f3f3f033f0f90 \
+        030100b944b927";
 }

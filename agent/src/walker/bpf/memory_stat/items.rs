@@ -121,11 +121,13 @@ mod tests {
         for metric in MetricGroup::MemoryStat.metrics() {
             let mut items = ITEMS.iter().filter(|item| item.metric == metric).peekable();
             let first = items.peek().unwrap_or_else(|| panic!("{} has no item", metric.name()));
-            let Shape::Flat(key) = metric.info().v2.shape else { panic!("memory.stat is a flat file") };
+            let Some(Shape::Flat(key)) = metric.info().v2().map(|file| file.shape) else {
+                panic!("memory.stat is a flat file")
+            };
             assert!(first.v2_key.starts_with(key), "{}: {}", metric.name(), first.v2_key);
             let is_sum = items.count() > 1;
             let v1 = ITEMS.iter().find(|item| item.metric == metric && !is_sum).and_then(|item| item.v1_key);
-            let v1_file = metric.info().v1.map(|file| file.shape);
+            let v1_file = metric.info().v1().map(|file| file.shape);
             assert_eq!(v1.map(Shape::Flat), v1_file, "{}", metric.name());
         }
         let numbers: Vec<_> = ITEMS.iter().map(|item| item.item).collect();

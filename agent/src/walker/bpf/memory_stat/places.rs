@@ -58,7 +58,7 @@ pub(super) fn unshown(observations: &[Observation]) -> MetricSet {
     let is_shown = |metric: &Metric| {
         let shows = |Observation { after, is_v2, .. }: &Observation| {
             let info = metric.info();
-            let file = if *is_v2 { Some(info.v2) } else { info.v1 };
+            let file = if *is_v2 { info.v2() } else { info.v1() };
             file.and_then(|file| file.value_in(after)).is_some()
         };
         observations.is_empty() || observations.iter().any(shows)
