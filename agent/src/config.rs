@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use cgfleet_config::{Checked, Daemon, HumanDuration, InvalidValue};
-use cgfleet_model::{MetricSet, UnknownMetric};
+use cgfleet_model::{Collector, MetricSet, UnknownCollector, UnknownMetric};
 use cgfleet_rpc::{
     channel,
     trace::{self, LogFormat},
@@ -63,12 +63,24 @@ pub struct AgentConfig {
     pub sample_interval: HumanDuration,
     /// What a tick reads of each cgroup: groups or metrics, comma-separated, as `cgctl metrics` lists them.
     /// Empty means all, memory.stat too.
-    #[config(default = "cpu,memory,memory_events,io,pids,pressure,structure")]
+    #[config(default = "cpu,memory,memory_events,io,pids,pressure,structure,reclaim,attach,runqueue,block_io")]
     pub sample_fields: String,
     /// Whether BPF is used: auto (the cgroup files where it cannot be), require (no agent without it) or
     /// off (the cgroup files always).
     #[config(default = "auto")]
     pub bpf: BpfUse,
+    /// Collectors that are switched on at the start: names, comma-separated, as `cgctl collectors` lists them.
+    /// Empty means none.
+    #[config(default = "attach,reclaim")]
+    pub collectors: String,
+    /// The most cgroups that each collector has room for; 16 to 1000000. Costs, for each cgroup in which
+    /// something was counted or below which, what `cgctl collectors` says.
+    #[config(default = 16_384)]
+    pub collector_cgroups_max: u32,
+    /// The directory of a BPF filesystem in which collectors keep what they counted, for the next agent.
+    /// Created if it is missing; each agent needs one of its own.
+    #[config(default = "/sys/fs/bpf/cgfleet")]
+    pub bpffs_dir: PathBuf,
     /// The most cgroups that one walk returns; 1 to 1000000.
     #[config(default = 1_000_000)]
     pub walk_rows_max: u32,
@@ -111,6 +123,7 @@ impl Checked for AgentConfig {
         within("slice_rows_max", self.slice_rows_max, SLICE_ROWS_MIN, WALK_ROWS_LIMIT)?;
         within("slice_names_max", self.slice_names_max, SLICE_ROWS_MIN, WALK_ROWS_LIMIT)?;
         within("locked_rows_max", self.locked_rows_max, SLICE_ROWS_MIN, WALK_ROWS_LIMIT)?;
+        within("collector_cgroups_max", self.collector_cgroups_max, 16, 1_000_000)?;
         within("walk_queue_max", self.walk_queue_max, 1, 65_536)?;
         within("subscribers_max", self.subscribers_max, 1, 65_536)?;
         let interval_ms = self.sample_interval.get().as_millis();
@@ -119,6 +132,9 @@ impl Checked for AgentConfig {
         }
         if self.sample_metrics().is_err() {
             return Err(InvalidValue::new("sample_fields", UnknownMetric::allowed()));
+        }
+        if self.collectors().is_err() {
+            return Err(InvalidValue::new("collectors", UnknownCollector::allowed()));
         }
         if !trace::is_filter(&self.log) {
             return Err(InvalidValue::new("log", trace::FILTER_ALLOWED));
@@ -139,6 +155,12 @@ impl AgentConfig {
     pub(crate) fn sample_metrics(&self) -> Result<MetricSet, UnknownMetric> {
         let fields = self.sample_fields.split(',').map(str::trim).filter(|field| !field.is_empty());
         MetricSet::from_paths(fields)
+    }
+
+    /// Which are switched on at the start.
+    pub(crate) fn collectors(&self) -> Result<Vec<Collector>, UnknownCollector> {
+        let names = self.collectors.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.map(Collector::from_name).collect()
     }
 
     /// Without an advertise_address the server dials the address that is listened on.

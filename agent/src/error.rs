@@ -4,7 +4,7 @@ use cgfleet_proto::v1::ErrorReason;
 use cgfleet_rpc::wire_error::WireError;
 use tonic::Code;
 
-use crate::{cgroupfs::LocateError, walker::WalkError};
+use crate::{cgroupfs::LocateError, collectors::CollectorError, walker::WalkError};
 
 impl From<WalkError> for WireError {
     fn from(error: WalkError) -> Self {
@@ -41,8 +41,12 @@ impl From<WalkError> for WireError {
                 Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
                     .with("limit", "locked_rows_max")
             }
+            WalkError::Collector(CollectorError::Unavailable { collector, .. }) => {
+                Self::new(Code::FailedPrecondition, ErrorReason::CollectorUnavailable, message)
+                    .with("collector", collector)
+            }
             WalkError::Stopped => Self::new(Code::Unavailable, ErrorReason::ShuttingDown, message),
-            WalkError::Kernel(_) | WalkError::Reopen { .. } => {
+            WalkError::Kernel(_) | WalkError::Reopen { .. } | WalkError::Collector(_) => {
                 Self::new(Code::Internal, ErrorReason::Internal, message)
             }
         }

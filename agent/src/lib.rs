@@ -3,6 +3,7 @@
 //! main → [`Prepared`], [`run`] → service → sampler → walker → kernel and cgroupfs, never back.
 
 pub mod cgroupfs;
+pub mod collectors;
 pub mod config;
 mod error;
 pub mod identity;
@@ -29,7 +30,8 @@ use crate::{
     cgroupfs::{Hierarchies, HierarchyError},
     config::{AgentConfig, BpfUse},
     identity::{Identity, IdentityError},
-    kernel::{Bounds, Kernel, LoadError},
+    collectors::Collectors,
+    kernel::{Bounds, Kernel, LoadError, PinError, Pins},
     sampler::Sampler,
     service::Agent,
     walker::{Engine, Walker},
@@ -42,6 +44,9 @@ pub struct Prepared {
     listener: TcpListener,
     /// The reason if there is none.
     kernel: Result<Kernel, String>,
+    collectors: Vec<(&'static str, Result<kernel::Collector, LoadError>)>,
+    /// Locked while the agent runs.
+    pins: Option<Pins>,
 }
 
 impl Prepared {
@@ -62,7 +67,24 @@ impl Prepared {
         if let Err(reason) = &kernel {
             tracing::warn!(reason, "no BPF here: every value is read from its cgroup file");
         }
-        Ok(Self { listener, kernel })
+        let pins = kernel.is_ok().then(|| pins(config)).transpose()?.flatten();
+        let collectors = match &kernel {
+            Ok(_) => kernel::load_collectors(config.collector_cgroups_max, pins.as_ref()),
+            Err(_) => Vec::new(),
+        };
+        Ok(Self { listener, kernel, collectors, pins })
+    }
+}
+
+/// Where collectors' maps are kept; `None` where they cannot be. An error if another agent keeps its own there.
+fn pins(config: &AgentConfig) -> Result<Option<Pins>, AgentError> {
+    match Pins::new(&config.bpffs_dir) {
+        Ok(pins) => Ok(Some(pins)),
+        Err(error @ (PinError::InUse { .. } | PinError::NotBpffs { .. })) => Err(error.into()),
+        Err(error @ PinError::Directory { .. }) => {
+            tracing::warn!(%error, "what collectors count is lost when the agent ends");
+            Ok(None)
+        }
     }
 }
 
@@ -72,7 +94,7 @@ pub async fn run(
     prepared: Prepared,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let Prepared { listener, kernel } = prepared;
+    let Prepared { listener, kernel, collectors, pins: _pins } = prepared;
     let (identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
     let address = listener.local_addr().map_err(AgentError::Thread)?.to_string();
     let address = config.advertise_address.clone().unwrap_or(address);
@@ -80,7 +102,11 @@ pub async fn run(
         config.server_url.as_deref().map(channel::connect_lazy).transpose().map_err(AgentError::ServerUrl)?;
 
     let hierarchies = Hierarchies::read()?;
-    let engine = Engine::new(kernel, &hierarchies, config.walk_rows_max);
+    let collectors = match &kernel {
+        Ok(_) => Collectors::start(collectors, &config.collectors().unwrap_or_default(), &hierarchies),
+        Err(reason) => Collectors::none(reason),
+    };
+    let engine = Engine::new(kernel, collectors, &hierarchies, config.walk_rows_max);
     let capabilities = service::capabilities(&engine, &identity, &hierarchies, &config)?;
     let walker = Walker::start(engine, config.walk_queue_max as usize).map_err(AgentError::Thread)?;
     // It was checked with the rest of the configuration.
@@ -131,6 +157,9 @@ pub enum AgentError {
     /// The kernel side cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// What collectors count cannot be kept where it was asked to be.
+    #[error(transparent)]
+    Pins(#[from] PinError),
     /// The server's address is no address.
     #[error("server_url: {0}")]
     ServerUrl(InvalidTarget),

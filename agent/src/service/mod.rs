@@ -10,8 +10,9 @@ pub(crate) use capabilities::capabilities;
 
 use std::{pin::Pin, sync::Arc, time::SystemTime};
 
+use cgfleet_model::{Collector, UnknownCollector};
 use cgfleet_proto::v1::{
-    AgentServiceFlushRequest, AgentServiceFlushResponse, AgentServiceSetCollectorRequest,
+    CollectorState,    AgentServiceFlushRequest, AgentServiceFlushResponse, AgentServiceSetCollectorRequest,
     AgentServiceSetCollectorResponse, CgroupSample, GetCapabilitiesRequest, GetCapabilitiesResponse,
     ListCollectorsRequest, ListCollectorsResponse, SampleBatch, SubscribeRequest, SubscribeResponse,
     WalkHeader, WalkRequest, WalkResponse, agent_service_server::AgentService, walk_response::Event,
@@ -91,21 +92,35 @@ impl AgentService for Agent {
         &self,
         _request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<GetCapabilitiesResponse>, Status> {
-        Ok(Response::new(self.capabilities.clone()))
+        let collectors = self.walker.collectors().await.map_err(WireError::from)?;
+        Ok(Response::new(GetCapabilitiesResponse { collectors, ..self.capabilities.clone() }))
     }
 
     async fn list_collectors(
         &self,
         _request: Request<ListCollectorsRequest>,
     ) -> Result<Response<ListCollectorsResponse>, Status> {
-        Err(Status::unimplemented("this agent has no collectors"))
+        let collectors = self.walker.collectors().await.map_err(WireError::from)?;
+        Ok(Response::new(ListCollectorsResponse { collectors, host_id: self.identity.host_id.to_string() }))
     }
 
     async fn set_collector(
         &self,
-        _request: Request<AgentServiceSetCollectorRequest>,
+        request: Request<AgentServiceSetCollectorRequest>,
     ) -> Result<Response<AgentServiceSetCollectorResponse>, Status> {
-        Err(Status::unimplemented("this agent has no collectors"))
+        let request = request.into_inner();
+        let collector = Collector::from_name(&request.name)
+            .map_err(|_| WireError::invalid_field("name", &request.name, UnknownCollector::allowed()))?;
+        let on = match request.state() {
+            CollectorState::On => true,
+            CollectorState::Off => false,
+            CollectorState::Unspecified | CollectorState::Unavailable => {
+                return Err(WireError::invalid_field("state", request.state().as_str_name(), "ON or OFF").into());
+            }
+        };
+        let collector = self.walker.switch_collector(collector, on).await.map_err(WireError::from)?;
+        let host_id = self.identity.host_id.to_string();
+        Ok(Response::new(AgentServiceSetCollectorResponse { collector: Some(collector), host_id }))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use cgfleet_proto::v1::{CgroupSample, WalkEnd};
 
-use crate::{cgroupfs::Hierarchies, kernel::Kernel};
+use crate::{cgroupfs::Hierarchies, collectors::Collectors, kernel::Kernel};
 
 use super::{
     FlushedSubtree, Target, WalkEngine, WalkError, WalkSpec, Walked,
@@ -20,16 +20,23 @@ pub struct Engine {
     files: FilesEngine,
     /// The reason if there is none.
     bpf: Result<BpfEngine, String>,
+    pub(super) collectors: Collectors,
 }
 
 impl Engine {
     /// An engine over a loaded kernel side, or, for the given reason, over files alone. A walk returns at
     /// most `rows_max` cgroups.
-    pub fn new(kernel: Result<Kernel, String>, hierarchies: &Hierarchies, rows_max: u32) -> Self {
+    pub fn new(
+        kernel: Result<Kernel, String>,
+        collectors: Collectors,
+        hierarchies: &Hierarchies,
+        rows_max: u32,
+    ) -> Self {
         Self {
             hierarchies: hierarchies.clone(),
             files: FilesEngine::new(hierarchies.clone(), rows_max),
             bpf: kernel.map(|kernel| BpfEngine::new(kernel, hierarchies.clone(), rows_max)),
+            collectors,
         }
     }
 
@@ -86,7 +93,12 @@ impl Engine {
             Some(WalkEngine::Unlocked) | None => BpfWalk::Unlocked,
         };
         match &mut self.bpf {
-            Ok(bpf) => bpf.walk(spec, walk),
+            Ok(bpf) => {
+                let mut walked = bpf.walk(spec, walk, self.collectors.needs_flush(spec.metrics))?;
+                let flushed_id = walked.summary.flushed_cgroup_id;
+                self.collectors.fill(&mut walked.samples, spec.metrics, flushed_id)?;
+                Ok(walked)
+            }
             Err(reason) => {
                 let engine = WalkEngine::from(walk).to_wire().as_str_name();
                 Err(WalkError::NoSuchEngine { engine, reason: reason.clone() })

@@ -13,7 +13,8 @@ mod sources;
 
 use std::{io, thread};
 
-use cgfleet_proto::v1::{CgroupSample, WalkSummary};
+use cgfleet_model::Collector;
+use cgfleet_proto::v1::{self, CgroupSample, WalkSummary};
 use tokio::sync::{mpsc, oneshot};
 
 pub use engine::Engine;
@@ -43,6 +44,8 @@ pub struct FlushedSubtree {
 enum Job {
     Walk(WalkSpec, oneshot::Sender<Result<Walked, WalkError>>),
     Flush(Target, oneshot::Sender<Result<FlushedSubtree, WalkError>>),
+    ListCollectors(oneshot::Sender<Result<Vec<v1::Collector>, WalkError>>),
+    SwitchCollector(Collector, bool, oneshot::Sender<Result<v1::Collector, WalkError>>),
 }
 
 /// A handle to the walker thread, which ends with the last handle.
@@ -64,6 +67,13 @@ impl Walker {
                     Job::Walk(spec, answer) => drop(answer.send(engine.walk(&spec))),
                     Job::Flush(_, answer) if answer.is_closed() => {}
                     Job::Flush(target, answer) => drop(answer.send(engine.flush(&target))),
+                    Job::ListCollectors(answer) => {
+                        drop(answer.send(engine.collectors.list().map_err(WalkError::from)));
+                    }
+                    Job::SwitchCollector(collector, on, answer) => {
+                        let switched = engine.collectors.switch(collector, on);
+                        drop(answer.send(switched.map_err(WalkError::from)));
+                    }
                 }
             }
         })?;
@@ -78,6 +88,16 @@ impl Walker {
     /// Flushes the subtree of a cgroup.
     pub async fn flush(&self, target: Target) -> Result<FlushedSubtree, WalkError> {
         self.ask(|answer| Job::Flush(target, answer)).await
+    }
+
+    /// Every collector, as it is now.
+    pub async fn collectors(&self) -> Result<Vec<v1::Collector>, WalkError> {
+        self.ask(Job::ListCollectors).await
+    }
+
+    /// Switches a collector on or off, and says how it is then.
+    pub async fn switch_collector(&self, collector: Collector, on: bool) -> Result<v1::Collector, WalkError> {
+        self.ask(|answer| Job::SwitchCollector(collector, on, answer)).await
     }
 
     async fn ask<T>(

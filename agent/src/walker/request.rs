@@ -6,6 +6,7 @@ use cgfleet_proto::v1;
 
 use crate::{
     cgroupfs::LocateError,
+    collectors::CollectorError,
     kernel::{AttachError, KernelError},
 };
 
@@ -182,6 +183,9 @@ pub enum WalkError {
         /// Why there is no BPF.
         reason: String,
     },
+    /// A collector does not do as it should.
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
     /// Too many requests wait.
     #[error("{queue_max} requests wait already (walk_queue_max); try again, or ask less often")]
     QueueFull {

@@ -50,7 +50,7 @@ pub fn load_all(cgroups_max: u32, pins: Option<&Pins>) -> Vec<(&'static str, Res
 fn try_fold(btf: &Btf) -> Result<(), String> {
     let with_fold = COLLECTOR_OBJECTS.iter().find_map(|(_, object)| {
         let object = bound(object, btf).ok()?;
-        let loaded = EbpfLoader::new().btf(Some(btf)).load(&object).ok()?;
+        let loaded = EbpfLoader::new().btf(Some(btf)).allow_unsupported_maps().load(&object).ok()?;
         loaded.program(FOLD).is_some().then_some(loaded)
     });
     let Some(mut object) = with_fold else { return Err("no collector folds".to_owned()) };
@@ -110,7 +110,7 @@ impl Loader<'_> {
         pinned: &mut Vec<PathBuf>,
     ) -> Result<Collector, LoadError> {
         let mut loader = EbpfLoader::new();
-        loader.btf(Some(self.btf)).override_global("mark_by", &mark, true);
+        loader.btf(Some(self.btf)).allow_unsupported_maps().override_global("mark_by", &mark, true);
         loader.map_max_entries("own", self.cgroups_max).map_max_entries("totals", self.cgroups_max);
         let directory = self.pins.and_then(|pins| {
             let way = if folding == Folding::Rstat { "rstat" } else { "reader" };

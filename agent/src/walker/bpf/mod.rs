@@ -77,15 +77,26 @@ impl BpfEngine {
         self.recorder.tidy();
     }
 
-    pub(super) fn walk(&mut self, spec: &WalkSpec, engine: BpfWalk) -> Result<Walked, WalkError> {
-        self.try_walk(spec, engine).map_err(|error| error.at("spec.target", &spec.target))
+    /// Walks; `needs_flush`: whether rstat is flushed in any case.
+    pub(super) fn walk(
+        &mut self,
+        spec: &WalkSpec,
+        engine: BpfWalk,
+        needs_flush: bool,
+    ) -> Result<Walked, WalkError> {
+        self.try_walk(spec, engine, needs_flush).map_err(|error| error.at("spec.target", &spec.target))
     }
 
     pub(super) fn flush(&mut self, target: &Target) -> Result<FlushedSubtree, WalkError> {
         self.try_flush(target).map_err(|error| error.at("target", target))
     }
 
-    fn try_walk(&mut self, spec: &WalkSpec, engine: BpfWalk) -> Result<Walked, WalkError> {
+    fn try_walk(
+        &mut self,
+        spec: &WalkSpec,
+        engine: BpfWalk,
+        needs_flush: bool,
+    ) -> Result<Walked, WalkError> {
         let found = self.find("spec.target", &spec.target)?;
         let stop_at = spec.stop_at_in(&self.hierarchies, found.hierarchy_id())?;
         let request = WalkRequest {
@@ -99,7 +110,7 @@ impl BpfEngine {
             names_from: 0,
         };
         let mut cost = Cost::default();
-        let flushed = self.freshen(&request, &found, &mut cost)?;
+        let flushed = self.freshen(&request, &found, needs_flush, &mut cost)?;
         let flushed_at = (flushed.cgroup_id != 0).then(SystemTime::now);
         let recorded = self.recorder.record(&request, found.hierarchy_id(), engine, spec.metrics)?;
         let Recorded { rows, end, cost: walked } = recorded;
@@ -154,14 +165,15 @@ impl BpfEngine {
         &mut self,
         request: &WalkRequest<'_>,
         found: &Found,
+        needs_flush: bool,
         cost: &mut Cost,
     ) -> Result<Flushed, WalkError> {
-        if request.groups & RSTAT_GROUPS == 0 {
+        if request.groups & RSTAT_GROUPS == 0 && !needs_flush {
             return Ok(Flushed::default());
         }
         let is_v2 = found.hierarchy_id() == 0;
         // Of v1, the CPU time is read from files.
-        let flushed = if is_v2 { self.recorder.flush_topmost(request)? } else { Flushed::default() };
+        let flushed = if is_v2 || needs_flush { self.recorder.flush_topmost(request)? } else { Flushed::default() };
         let by_files = request.groups & STATISTICS != 0
             && (!is_v2 || self.recorder.kernel.facts().flushes_by_subsystem && flushed.cgroup_id != 0);
         if by_files {

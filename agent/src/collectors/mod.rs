@@ -1,0 +1,298 @@
+//! Collectors: which there are, switched on and off, and what they counted as groups of samples.
+//!
+//! Owns what their numbers mean. Must not know how programs are loaded or maps are read: that is
+//! `kernel::collectors`.
+
+mod fold;
+mod released;
+
+use std::{collections::HashMap, io};
+
+use cgfleet_model::{Collector, MetricSet};
+use cgfleet_proto::v1::{self, CgroupSample, CollectorFolding, CollectorState, Source};
+
+use crate::{
+    cgroupfs::Hierarchies,
+    kernel::{self, CgroupKey, Folding, LoadError, SwitchError},
+};
+use fold::{Merge, fold};
+
+/// So many rows are looked up one by one; for more, all that there is is read.
+const LOOKUPS_MAX: usize = 64;
+
+/// A collector that cannot be asked or switched.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectorError {
+    /// It cannot be used on this host.
+    #[error("collector {collector} cannot be switched on here: {reason}")]
+    Unavailable {
+        /// Which.
+        collector: Collector,
+        /// Why.
+        reason: String,
+    },
+    /// The kernel does not switch it.
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
+    /// Its maps cannot be read.
+    #[error("read what collector {collector} counted: {source}")]
+    Read {
+        /// Which.
+        collector: Collector,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// The collectors of this host.
+#[derive(Debug)]
+pub struct Collectors {
+    all: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    collector: Collector,
+    /// The reason if it cannot be used.
+    loaded: Result<kernel::Collector, String>,
+}
+
+impl Collectors {
+    /// None at all, for this reason.
+    pub fn none(reason: &str) -> Self {
+        let entry = |collector: &Collector| Entry { collector: *collector, loaded: Err(reason.to_owned()) };
+        Self { all: Collector::ALL.iter().map(entry).collect() }
+    }
+
+    /// Those that were loaded, with `wanted` switched on. What cgroups counted that were freed while no
+    /// agent ran is put to their parents.
+    pub fn start(
+        loaded: Vec<(&'static str, Result<kernel::Collector, LoadError>)>,
+        wanted: &[Collector],
+        hierarchies: &Hierarchies,
+    ) -> Self {
+        let mut loaded: HashMap<_, _> = loaded.into_iter().collect();
+        let entry = |collector: &Collector| {
+            let found = loaded.remove(collector.name());
+            let loaded = match found {
+                Some(Ok(loaded)) => prepare(loaded, hierarchies, wanted.contains(collector)),
+                Some(Err(error)) => Err(error.to_string()),
+                None => Err("this agent was built without it".to_owned()),
+            };
+            if let Err(reason) = &loaded {
+                tracing::warn!(%collector, reason, "the collector cannot be used");
+            }
+            Entry { collector: *collector, loaded }
+        };
+        Self { all: Collector::ALL.iter().map(entry).collect() }
+    }
+
+    /// Every collector, as it is now.
+    pub fn list(&self) -> Result<Vec<v1::Collector>, CollectorError> {
+        self.all.iter().map(Entry::to_wire).collect()
+    }
+
+    /// Switches one, and says how it is then.
+    pub fn switch(&mut self, collector: Collector, on: bool) -> Result<v1::Collector, CollectorError> {
+        let entry = self.all.iter_mut().find(|entry| entry.collector == collector);
+        let unavailable = |reason: &str| CollectorError::Unavailable { collector, reason: reason.to_owned() };
+        let entry = entry.ok_or_else(|| unavailable("this agent was built without it"))?;
+        match (&mut entry.loaded, on) {
+            (Ok(loaded), true) => loaded.switch_on()?,
+            (Ok(loaded), false) => loaded.switch_off(),
+            (Err(reason), true) => return Err(unavailable(reason)),
+            (Err(_), false) => {}
+        }
+        entry.to_wire()
+    }
+
+    /// Whether rstat has to be flushed before these are read.
+    pub fn needs_flush(&self, metrics: MetricSet) -> bool {
+        let is_folded = |entry: &Entry| {
+            matches!(&entry.loaded, Ok(loaded) if *loaded.folding() == Folding::Rstat && loaded.is_on())
+        };
+        self.all.iter().any(|entry| metrics.touches(entry.collector.group()) && is_folded(entry))
+    }
+
+    /// Puts what was counted into samples; `flushed_id` is the cgroup that was flushed before, 0 for none.
+    pub fn fill(
+        &self,
+        samples: &mut [CgroupSample],
+        metrics: MetricSet,
+        flushed_id: u64,
+    ) -> Result<(), CollectorError> {
+        for Entry { collector, loaded } in &self.all {
+            let Ok(loaded) = loaded else { continue };
+            if !metrics.touches(collector.group()) {
+                continue;
+            }
+            let read = |source| CollectorError::Read { collector: *collector, source };
+            let state = loaded.state().map_err(read)?;
+            // Of what was never switched on since the host was started, there is nothing to say.
+            if !loaded.is_on() && state.cgroups_peak <= 1 {
+                continue;
+            }
+            let totals = totals(*collector, loaded, samples).map_err(read)?;
+            let counted = Counted {
+                collector: *collector,
+                metrics,
+                source: source(loaded.folding()),
+                flushed_id,
+                is_full: state.dropped_events > 0,
+                words: loaded.words(),
+            };
+            samples.iter_mut().for_each(|sample| counted.fill(sample, totals.get(&key_of(sample))));
+        }
+        Ok(())
+    }
+}
+
+/// Sums of the samples' cgroups, and perhaps of others.
+fn totals(
+    collector: Collector,
+    loaded: &kernel::Collector,
+    samples: &[CgroupSample],
+) -> io::Result<HashMap<CgroupKey, Vec<u64>>> {
+    if *loaded.folding() == Folding::Rstat {
+        if samples.len() > LOOKUPS_MAX {
+            let totals = loaded.totals()?;
+            return Ok(totals.into_iter().map(|(key, total)| (key, total.words)).collect());
+        }
+        let looked_up = samples.iter().map(key_of).map(|key| Ok((key, loaded.total(key)?)));
+        let looked_up: io::Result<Vec<_>> = looked_up.collect();
+        let found = looked_up?.into_iter().filter_map(|(key, total)| Some((key, total?.words)));
+        return Ok(found.collect());
+    }
+    let merge = Merge::of(collector);
+    let parents = loaded.totals()?.into_iter().map(|(key, total)| (key, total.parent_id)).collect();
+    let own = loaded.own()?.into_iter().map(|own| {
+        let mut words = vec![0; loaded.words()];
+        own.cpus.iter().for_each(|cpu| merge.add(&mut words, cpu));
+        (own.key, words)
+    });
+    Ok(fold(merge, own.collect(), &parents))
+}
+
+/// What is known when one collector's numbers are put into samples.
+struct Counted {
+    collector: Collector,
+    metrics: MetricSet,
+    source: Source,
+    flushed_id: u64,
+    is_full: bool,
+    words: usize,
+}
+
+impl Counted {
+    fn fill(&self, sample: &mut CgroupSample, total: Option<&Vec<u64>>) {
+        let is_root = sample.parent_id == 0;
+        if is_root && self.source == Source::Rstat && self.flushed_id != sample.cgroup_id {
+            // Its sum waits for a flush of the whole host.
+            return;
+        }
+        match total {
+            Some(words) => self.set(sample, words),
+            None if self.is_full => sample.set_overflowed(self.collector, self.source),
+            None if self.counts_everywhere(sample) => self.set(sample, &vec![0; self.words]),
+            None => {}
+        }
+    }
+
+    /// Whether a cgroup without events has had none, rather than being none that is counted.
+    fn counts_everywhere(&self, sample: &CgroupSample) -> bool {
+        match self.collector {
+            Collector::Attach => true,
+            Collector::Reclaim | Collector::Runqueue => sample.hierarchy_id == 0,
+            // Of a cgroup without the io controller, requests are charged to one above.
+            Collector::BlockIo => false,
+        }
+    }
+
+    fn set(&self, sample: &mut CgroupSample, words: &[u64]) {
+        let mut words = words.iter().copied();
+        let group = self.collector.group();
+        for (metric, value) in group.metrics().zip(words.by_ref()) {
+            if self.metrics.contains(metric) {
+                sample.set_metric(metric, Some(value));
+            }
+        }
+        sample.set_source(group, self.source);
+        let mut buckets: Vec<u64> = words.collect();
+        if buckets.iter().all(|count| *count == 0) {
+            buckets.clear();
+        }
+        match self.collector {
+            Collector::Runqueue => sample.runqueue.iter_mut().for_each(|it| it.buckets.clone_from(&buckets)),
+            Collector::BlockIo => sample.block_io.iter_mut().for_each(|it| it.buckets.clone_from(&buckets)),
+            Collector::Reclaim | Collector::Attach => {}
+        }
+    }
+}
+
+impl Entry {
+    fn to_wire(&self) -> Result<v1::Collector, CollectorError> {
+        let Self { collector, loaded } = self;
+        let mut wire = v1::Collector {
+            name: collector.name().to_owned(),
+            description: collector.description().to_owned(),
+            ..v1::Collector::default()
+        };
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(reason) => {
+                wire.set_state(CollectorState::Unavailable);
+                reason.clone_into(&mut wire.reason);
+                return Ok(wire);
+            }
+        };
+        let state =
+            loaded.state().map_err(|source| CollectorError::Read { collector: *collector, source })?;
+        wire.set_state(if loaded.is_on() { CollectorState::On } else { CollectorState::Off });
+        match loaded.folding() {
+            Folding::Rstat => {
+                wire.set_folding(CollectorFolding::Rstat);
+                "a program is attached to bpf_rstat_flush".clone_into(&mut wire.folding_reason);
+            }
+            Folding::Reader(reason) => {
+                wire.set_folding(CollectorFolding::Agent);
+                wire.folding_reason.clone_from(reason);
+            }
+        }
+        let (bytes, bytes_of_cpu) = loaded.bytes_per_cgroup();
+        wire.cgroups = state.cgroups;
+        wire.cgroups_peak = state.cgroups_peak;
+        wire.cgroups_max = loaded.cgroups_max().into();
+        wire.dropped_events = state.dropped_events;
+        wire.bytes_per_cgroup = bytes as u64;
+        wire.bytes_per_cgroup_and_cpu = bytes_of_cpu as u64;
+        Ok(wire)
+    }
+}
+
+fn prepare(
+    mut loaded: kernel::Collector,
+    hierarchies: &Hierarchies,
+    is_wanted: bool,
+) -> Result<kernel::Collector, String> {
+    let because = |error: io::Error| format!("prepare its maps: {error}");
+    for root in hierarchies.iter().filter(|hierarchy| hierarchy.is_v2() && hierarchy.root_id != 0) {
+        let key = CgroupKey { hierarchy_id: root.id, cgroup_id: root.root_id };
+        loaded.admit_root(key).map_err(because)?;
+    }
+    released::release(&loaded, hierarchies).map_err(because)?;
+    if is_wanted {
+        loaded.switch_on().map_err(|error| error.to_string())?;
+    }
+    Ok(loaded)
+}
+
+fn source(folding: &Folding) -> Source {
+    match folding {
+        Folding::Rstat => Source::Rstat,
+        Folding::Reader(_) => Source::Fold,
+    }
+}
+
+fn key_of(sample: &CgroupSample) -> CgroupKey {
+    CgroupKey { hierarchy_id: sample.hierarchy_id, cgroup_id: sample.cgroup_id }
+}

@@ -1,0 +1,52 @@
+//! Cgroups that were freed while no agent ran: their places in a collector's maps are given back.
+
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use crate::{
+    cgroupfs::{Hierarchies, Hierarchy, children, open_child},
+    kernel::{CgroupKey, Collector},
+};
+
+use super::fold::level;
+
+/// Gives them back, children first, so that what they counted stays in what is still there.
+pub(super) fn release(collector: &Collector, hierarchies: &Hierarchies) -> io::Result<()> {
+    let parents: HashMap<CgroupKey, u64> =
+        collector.totals()?.into_iter().map(|(key, total)| (key, total.parent_id)).collect();
+    // A namespace shows a part of the tree only.
+    if parents.len() <= 1 || hierarchies.has_namespace() {
+        return Ok(());
+    }
+    let mut there = HashSet::new();
+    let used: HashSet<u32> = parents.keys().map(|key| key.hierarchy_id).collect();
+    for hierarchy in hierarchies.iter().filter(|hierarchy| used.contains(&hierarchy.id)) {
+        add_all(hierarchy, hierarchies, &mut there)?;
+    }
+    let mut gone: Vec<CgroupKey> = parents.keys().copied().filter(|key| !there.contains(key)).collect();
+    gone.sort_by_cached_key(|key| Reverse(level(*key, &parents)));
+    gone.into_iter().try_for_each(|key| collector.release(key))
+}
+
+/// Adds every cgroup of a hierarchy that has a directory.
+fn add_all(
+    hierarchy: &Hierarchy,
+    hierarchies: &Hierarchies,
+    there: &mut HashSet<CgroupKey>,
+) -> io::Result<()> {
+    let hierarchy_id = hierarchy.id;
+    let root = hierarchies.locate_in(hierarchy_id, b"/")?;
+    there.insert(CgroupKey { hierarchy_id, cgroup_id: root.cgroup_id });
+    let mut left: Vec<OwnedFd> = vec![root.directory.into()];
+    while let Some(directory) = left.pop() {
+        for child in children(directory.as_fd())? {
+            there.insert(CgroupKey { hierarchy_id, cgroup_id: child.cgroup_id });
+            left.extend(open_child(directory.as_fd(), &child)?);
+        }
+    }
+    Ok(())
+}
