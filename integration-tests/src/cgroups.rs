@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// A directory of cgroups, removed with everything in it on drop.
 #[derive(Debug)]
@@ -98,6 +98,15 @@ impl TestTree {
     /// Starts a process in the cgroup that only is there until the tree is dropped.
     pub fn rest_in(&mut self, below: &str) -> Result<()> {
         self.run_in(below, "exec sleep 86400")
+    }
+
+    /// Starts a process that goes through these cgroups, one after the other, and waits until it has.
+    pub fn visit(&mut self, cgroups: impl IntoIterator<Item = String>) -> Result<()> {
+        let directories = cgroups.into_iter().map(|below| self.directory(&below));
+        let script = "for cgroup do echo $$ > \"$cgroup/cgroup.procs\" || exit 1; done";
+        let visited = Command::new("sh").args(["-c", script, "sh"]).args(directories).status()?;
+        ensure!(visited.success(), "the visitor did not come through: {visited}");
+        Ok(())
     }
 
     /// Starts a shell that goes into the cgroup and then does this.

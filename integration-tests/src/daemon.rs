@@ -24,6 +24,8 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{lacking::Lacking, wait};
 
+const AGENT: &str = "cgfleet-agent";
+
 /// A binary of this workspace, as `cargo xtask test` builds it before the tests.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
@@ -46,6 +48,11 @@ pub fn state_dir() -> Result<TempDir> {
 /// A port that is free now.
 pub fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Where an agent with this state pins what outlives it.
+fn bpffs_dir(state: &Path) -> PathBuf {
+    Path::new("/sys/fs/bpf").join(state.file_name().unwrap_or_default())
 }
 
 /// A running daemon.
@@ -73,7 +80,7 @@ pub struct Start {
 impl Start {
     /// An agent on loopback with fast ticks.
     pub fn agent() -> Result<Self> {
-        let start = Self::new("cgfleet-agent")?;
+        let start = Self::new(AGENT)?;
         Ok(start.flag("--sample-interval", "200ms"))
     }
 
@@ -168,6 +175,9 @@ impl Start {
         command.push(format!("--listen-address={}", self.address));
         command.push(format!("--state-dir={}", state.path().join("state").display()));
         command.extend(self.flags.iter().cloned());
+        if self.name == AGENT && !self.flags.iter().any(|flag| flag.starts_with("--bpffs-dir=")) {
+            command.push(format!("--bpffs-dir={}", bpffs_dir(state.path()).display()));
+        }
         if let Some(user) = self.user {
             fs::create_dir(state.path().join("state"))?;
             chown(state.path().join("state"), Some(user), Some(user))?;
@@ -210,6 +220,11 @@ impl Daemon {
     /// Its state directory.
     pub fn state(&self) -> PathBuf {
         self.state.path().join("state")
+    }
+
+    /// Where it pins what outlives it, if it is an agent.
+    pub fn bpffs_dir(&self) -> PathBuf {
+        bpffs_dir(self.state.path())
     }
 
     /// Everything it logged so far.
@@ -261,6 +276,19 @@ impl Daemon {
         self.wait_until_serving().await
     }
 
+    fn end(&mut self) {
+        // SIGTERM first: a server takes its Postgres with it.
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        for _ in 0..200 {
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     async fn wait_until_serving(&mut self) -> Result<()> {
         let channel = self.channel()?;
         let what = format!("{} serving", self.name);
@@ -285,15 +313,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // SIGTERM first: a server takes its Postgres with it.
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
-        for _ in 0..200 {
-            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.end();
+        let _ = fs::remove_dir_all(self.bpffs_dir());
     }
 }

@@ -5,6 +5,7 @@
 
 mod files;
 mod memory;
+mod stage;
 mod tasks;
 
 use std::{
@@ -18,6 +19,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Signal, set_parent_process_death_signal};
+
+pub use stage::Stage;
 
 /// The argument that makes a test executable a load.
 const ARGUMENT: &str = "--load";

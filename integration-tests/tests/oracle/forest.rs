@@ -8,11 +8,15 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use cgfleet_proto::v1::CgroupTarget;
-use integration_tests::{cgroups::TestTree, load::Running, wait};
+use integration_tests::{
+    cgroups::TestTree,
+    load::{Running, Stage},
+    wait,
+};
 
 use super::{
     plan::{DEVICE, FROZEN, Needs, PLAN, Planned, on_v1},
-    stage::Stage,
+    
 };
 
 /// Hierarchies of cgroup v1 that count something.

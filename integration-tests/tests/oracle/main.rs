@@ -7,7 +7,6 @@ mod forest;
 mod pass;
 mod plan;
 mod shown;
-mod stage;
 mod table;
 mod under_load;
 mod without_syslog;

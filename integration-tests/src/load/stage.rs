@@ -8,20 +8,23 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use integration_tests::{daemon::state_dir, load::Place};
 use tempfile::TempDir;
+
+use super::Place;
+use crate::daemon::state_dir;
 
 /// Directories that are removed on drop, and unmounted before.
 #[derive(Debug)]
-pub(crate) struct Stage {
+pub struct Stage {
     mounts: Vec<PathBuf>,
     directory: TempDir,
     /// Whether the disk is one of the tests' own, and not a directory of the machine's.
-    pub(crate) has_disk: bool,
+    pub has_disk: bool,
 }
 
 impl Stage {
-    pub(crate) fn make() -> Result<Self> {
+    /// Makes and mounts them.
+    pub fn make() -> Result<Self> {
         let mut stage = Self { mounts: Vec::new(), directory: state_dir()?, has_disk: false };
         let disk = stage.subdirectory("disk")?;
         // A guest has a disk for tests to write to; any other machine has one below /tmp.
@@ -50,13 +53,13 @@ impl Stage {
     }
 
     /// The place of a load in these cgroups.
-    pub(crate) fn place(&self, cgroups: Vec<PathBuf>) -> Place {
+    pub fn place(&self, cgroups: Vec<PathBuf>) -> Place {
         let below = |name| self.directory.path().join(name);
         Place { disk: below("disk"), tmpfs: below("tmpfs"), huge_tmpfs: below("huge-tmpfs"), cgroups }
     }
 
     /// The disk's device as cgroup files call it: `MAJOR:MINOR`.
-    pub(crate) fn device(&self) -> Result<String> {
+    pub fn device(&self) -> Result<String> {
         let device = fs::metadata(self.directory.path().join("disk"))?.dev();
         Ok(format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device)))
     }

@@ -1,0 +1,97 @@
+//! What was counted outlives the agent that had it counted.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use cgfleet_model::{Metric, MetricGroup};
+use integration_tests::{
+    cgroups::TestTree,
+    daemon::{Daemon, Start},
+    effort::repetitions,
+    wait,
+};
+
+use crate::agent::{rows, start};
+
+const KILLS: u32 = 20;
+
+async fn count(agent: &Daemon, tree: &TestTree, below: &str) -> Result<u64> {
+    let rows = rows(agent, tree.path(""), MetricGroup::Attach).await?;
+    let row = rows.get(&tree.path(below)).context("its row")?;
+    row.metric(Metric::AttachCount).with_context(|| format!("{row:?}"))
+}
+
+fn pins(agent: &Daemon) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut left = vec![agent.bpffs_dir()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.is_dir() { left.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+pub(crate) async fn totals_outlive_an_agent_that_is_killed() -> Result<()> {
+    let mut agent = start("attach,reclaim").await?;
+    let pinned = pins(&agent)?;
+    ensure!(pinned.len() == 4 * 3, "the maps of four collectors: {pinned:?}");
+    let mut tree = TestTree::v2()?;
+    tree.make("P/C")?;
+    let mut expect = 0;
+    for _ in 0..repetitions(KILLS).max(4) {
+        tree.rest_in("P/C")?;
+        expect += 1;
+        // A walk is under way, more likely than not.
+        let (mut client, path) = (agent.agent()?, tree.path(""));
+        let walking = tokio::spawn(async move {
+            let spec = integration_tests::walk::spec(
+                integration_tests::walk::by_path(path),
+                cgfleet_proto::v1::CgroupOrder::DescendantsPost,
+            );
+            while integration_tests::walk::walk_through(&mut client, spec.clone()).await.is_ok() {}
+        });
+        tokio::task::yield_now().await;
+        agent.kill_9()?;
+        walking.await?;
+        agent.start_again().await?;
+        assert_eq!(count(&agent, &tree, "P/C").await?, expect);
+        assert_eq!(count(&agent, &tree, "").await?, expect);
+        assert_eq!(pins(&agent)?, pinned, "nothing else is left");
+    }
+    Ok(())
+}
+
+pub(crate) async fn what_was_removed_meanwhile_stays() -> Result<()> {
+    let mut agent = start("attach").await?;
+    let mut tree = TestTree::v2()?;
+    for leaf in ["P/C1", "P/C2/D"] {
+        tree.make(leaf)?;
+        tree.rest_in(leaf)?;
+    }
+    assert_eq!(count(&agent, &tree, "P").await?, 2);
+    let used = async |agent: &Daemon| Ok::<_, anyhow::Error>(crate::agent::find(agent, "attach").await?.cgroups);
+    let before = used(&agent).await?;
+    agent.kill_9()?;
+    let (gone, parent) = (tree.directory("P/C2/D"), tree.directory("P/C2"));
+    fs::write(gone.join("cgroup.kill"), "1")?;
+    let is_removed = async || Ok(fs::remove_dir(&gone).is_ok().then_some(()));
+    wait::until("the cgroup to be empty", Duration::from_secs(10), is_removed).await?;
+    fs::remove_dir(&parent)?;
+    agent.start_again().await?;
+    assert_eq!(count(&agent, &tree, "P").await?, 2, "what they counted is their parent's");
+    assert_eq!(count(&agent, &tree, "P/C1").await?, 1);
+    ensure!(used(&agent).await? == before - 2, "and their places are free: {before} before");
+    Ok(())
+}
+
+pub(crate) async fn two_agents_do_not_share_a_directory() -> Result<()> {
+    let first = start("attach").await?;
+    let directory = first.bpffs_dir().display().to_string();
+    let second = Start::agent()?.flag("--bpffs-dir", &directory).start().await;
+    let refused = format!("{:#}", second.err().context("it was refused")?);
+    ensure!(refused.contains("bpffs_dir") && refused.contains("another agent"), "{refused}");
+    Ok(())
+}
