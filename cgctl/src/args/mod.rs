@@ -1,5 +1,6 @@
 //! The command line as clap reads it: commands and their flags, and one-line usage errors.
 
+mod collectors;
 mod fields;
 mod hosts;
 mod values;
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 
 use self::values::{parse_levels, parse_limit, parse_moment_now, parse_timeout};
 pub(crate) use self::{
+    collectors::{BothWays, CollectorsArgs, Switch},
     fields::{Columns, FieldsArgs},
     hosts::{Answerer, HostArgs, HostTimeoutArgs},
 };
@@ -56,6 +58,9 @@ pub(crate) enum Command {
     /// Read what was stored of one cgroup
     #[command(after_help = EXIT_CODES)]
     History(HistoryArgs),
+    /// List the collectors of hosts, or switch them on and off
+    #[command(after_help = EXIT_CODES)]
+    Collectors(CollectorsArgs),
     /// List the hosts that ever registered
     #[command(after_help = EXIT_CODES)]
     Hosts(FormatArgs),
@@ -74,6 +79,7 @@ impl Command {
             Self::Query(_) => "query",
             Self::Flush(_) => "flush",
             Self::History(_) => "history",
+            Self::Collectors(_) => "collectors",
             Self::Hosts(_) => "hosts",
             Self::Metrics(_) => "metrics",
             Self::Doctor(_) => "doctor",

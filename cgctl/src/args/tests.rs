@@ -24,6 +24,9 @@ fn what_is_asked_of_whom_is_read() {
         "flush --all /a --server http://s:1 --timeout 2m",
         "flush --agent h:1",
         "history --host a /x --since now",
+        "collectors --all",
+        "collectors --host a --enable runqueue --enable block_io --disable attach --host-timeout 1s -o json",
+        "collectors --agent h:1 --disable reclaim",
         "hosts -o json --trace",
         "metrics",
         "doctor --agent h:1 --output json",
@@ -60,5 +63,8 @@ fn bad_usage_is_one_line_that_says_what_is_allowed() {
     check("query --hots a", &["'--hots' found; tip:", "--host"]);
     check("history --host a", &["<TARGET>"]);
     check("history --host a /x --since yesterday", &["'yesterday'", "3h ago"]);
+    check("collectors", &["--host <HOST>|--all|--agent <ADDR>"]);
+    check("collectors --all --enable disk", &["--enable", "\"disk\"", "reclaim, attach, runqueue, block_io"]);
+    check("collectors --all --disable", &["--disable <NAME>"]);
     check("frobnicate", &["'frobnicate'; see '--help'"]);
 }
