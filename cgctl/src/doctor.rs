@@ -1,4 +1,4 @@
-//! `cgctl doctor`: what one host can do and from where each metric comes, as its agent says.
+//! `cgctl doctor`: what one host can do, from where each metric comes, and its collectors, as its agent says.
 
 use std::{
     collections::BTreeMap,
@@ -9,6 +9,7 @@ use cgfleet_proto::v1::{GetCapabilitiesRequest, GetCapabilitiesResponse, Privile
 use serde::Serialize;
 
 use crate::{
+    collectors::{Shown, columns},
     error::Error,
     exit::Exit,
     output::{
@@ -46,6 +47,7 @@ struct Capabilities<'a> {
     limits: BTreeMap<&'a str, u64>,
     hierarchies: Vec<Mounted<'a>>,
     metrics: Vec<Metric<'a>>,
+    collectors: Vec<Shown<'a>>,
 }
 
 #[derive(Serialize)]
@@ -115,6 +117,7 @@ impl<'a> From<&'a GetCapabilitiesResponse> for Capabilities<'a> {
             limits: answer.limits.iter().map(|limit| (limit.key.as_str(), limit.value)).collect(),
             hierarchies: hierarchies.collect(),
             metrics: metrics.collect(),
+            collectors: answer.collectors.iter().map(Shown::from).collect(),
         }
     }
 }
@@ -188,13 +191,24 @@ fn write_tables(out: &mut dyn Write, host: &Capabilities) -> io::Result<()> {
         let source = Some(metric.source.clone().unwrap_or_else(|| "none".to_owned()));
         metrics.row([said(metric.name), source, said(metric.hierarchy), said(metric.reason)]);
     }
-    metrics.write(out)
+    metrics.write(out)?;
+    // Agents before collectors name none.
+    if !host.collectors.is_empty() {
+        writeln!(out)?;
+        let mut collectors = Table::new(columns());
+        for collector in &host.collectors {
+            collectors.row(collector.cells());
+        }
+        collectors.write(out)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use cgfleet_proto::v1::{
-        self, AgentLimit, CgroupLayout, CgroupOrder, EngineCapability, MetricCapability, Source, WalkEngine,
+        self, AgentLimit, CgroupLayout, CgroupOrder, CollectorFolding, CollectorState, EngineCapability,
+        MetricCapability, Source, WalkEngine,
     };
     use expect_test::{Expect, expect};
 
@@ -238,7 +252,19 @@ mod tests {
             ],
             limits: vec![AgentLimit { key: "walk_rows_max".into(), value: 100_000 }],
             sample_interval: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
-            collectors: Vec::new(),
+            collectors: vec![v1::Collector {
+                name: "attach".into(),
+                state: CollectorState::Off.into(),
+                folding: CollectorFolding::Agent.into(),
+                folding_reason: "no fentry".into(),
+                cgroups: 1,
+                cgroups_peak: 100,
+                cgroups_max: 100,
+                dropped_events: 7,
+                bytes_per_cgroup: 96,
+                bytes_per_cgroup_and_cpu: 64,
+                ..v1::Collector::default()
+            }],
         };
         let mut out = Vec::new();
         write(&mut out, format, &Capabilities::from(&answer)).unwrap();
@@ -272,12 +298,15 @@ mod tests {
             cpu.usage_usec        bpf     -          rstat
             cpu.user_usec         none    -          scaled on reading
             memory.current_bytes  file    memory     no BPF
+
+            COLLECTOR  STATE  FOLDING  CGROUPS  PEAK  DROPPED  BYTES_PER_CGROUP  REASON
+            attach     off    agent      1/100   100        7       96 + 64/CPU  no fentry
         "#]],
         );
         check(
             Format::Json,
             &expect![[r#"
-            {"host_id":"id-1","hostname":"web-1","kernel_release":"6.12.0","agent_version":"0.1.0","layout":"hybrid","has_cgroup_namespace":true,"privileges":{"uid":65534,"gid":65534,"capabilities":[],"no_new_privs":true},"engines":[{"name":"locked","available":false,"reason":"no BTF"},{"name":"files","available":true}],"orders":["self","ancestors"],"sample_interval":"10s","limits":{"walk_rows_max":100000},"hierarchies":[{"hierarchy_id":0,"name":"","mount_point":"/sys/fs/cgroup"},{"hierarchy_id":4,"name":"memory","mount_point":"/mnt/memory"}],"metrics":[{"name":"cpu.usage_usec","source":"bpf","reason":"rstat"},{"name":"cpu.user_usec","reason":"scaled on reading"},{"name":"memory.current_bytes","source":"file","hierarchy":"memory","reason":"no BPF"}]}
+            {"host_id":"id-1","hostname":"web-1","kernel_release":"6.12.0","agent_version":"0.1.0","layout":"hybrid","has_cgroup_namespace":true,"privileges":{"uid":65534,"gid":65534,"capabilities":[],"no_new_privs":true},"engines":[{"name":"locked","available":false,"reason":"no BTF"},{"name":"files","available":true}],"orders":["self","ancestors"],"sample_interval":"10s","limits":{"walk_rows_max":100000},"hierarchies":[{"hierarchy_id":0,"name":"","mount_point":"/sys/fs/cgroup"},{"hierarchy_id":4,"name":"memory","mount_point":"/mnt/memory"}],"metrics":[{"name":"cpu.usage_usec","source":"bpf","reason":"rstat"},{"name":"cpu.user_usec","reason":"scaled on reading"},{"name":"memory.current_bytes","source":"file","hierarchy":"memory","reason":"no BPF"}],"collectors":[{"name":"attach","state":"off","folding":"agent","folding_reason":"no fentry","cgroups":1,"cgroups_peak":100,"cgroups_max":100,"dropped_events":7,"bytes_per_cgroup":96,"bytes_per_cgroup_and_cpu":64,"description":""}]}
         "#]],
         );
     }

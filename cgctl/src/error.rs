@@ -7,7 +7,7 @@ use cgfleet_rpc::{channel::InvalidTarget, trace::InitError, wire_error::reason_o
 use jiff::Timestamp;
 use tonic::{Code, Status, TimeoutExpired};
 
-use crate::exit::Exit;
+use crate::{args::BothWays, exit::Exit};
 
 /// Who is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +78,9 @@ pub(crate) enum Error {
         /// Where it ends.
         until: Timestamp,
     },
+    /// A collector is to be switched on and off.
+    #[error(transparent)]
+    BothWays(#[from] BothWays),
     /// The log filter cannot be read.
     #[error("CGFLEET_LOG: {0}")]
     Log(#[from] InitError),
@@ -142,6 +145,7 @@ impl Error {
             Self::Output(_) | Self::Runtime(_) => Exit::Failure,
             Self::Address { .. }
             | Self::TimeRange { .. }
+            | Self::BothWays(_)
             | Self::Log(_)
             | Self::NotOffered { .. }
             | Self::TooManyRows { .. } => Exit::Usage,

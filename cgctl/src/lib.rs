@@ -18,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::needless_raw_string_hashes, reason = "as expect-test writes them"))]
 
 mod args;
+mod collectors;
 mod doctor;
 mod error;
 mod exit;
@@ -99,6 +100,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         Command::Query(args) => query::run(args, &calls).await,
         Command::Flush(args) => flush::run(args, &calls).await,
         Command::History(args) => history::run(args, &calls.server()?).await,
+        Command::Collectors(args) => collectors::run(args, &calls).await,
         Command::Hosts(args) => hosts::run(args.format, &calls.server()?).await,
         Command::Metrics(args) => metrics::run(args.format, &calls.server()?).await,
         Command::Doctor(args) => doctor::run(args.output.format, &calls.agent(&args.agent)?).await,

@@ -30,6 +30,7 @@ struct Line<'a> {
     name: &'a str,
     unit: &'a str,
     kind: Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
     kernel_file: &'a str,
     description: &'a str,
 }
@@ -49,7 +50,8 @@ impl<'a> From<&'a Metric> for Line<'a> {
 fn table(metrics: &[Metric]) -> Table {
     let mut table = Table::new(["NAME", "UNIT", "KIND", "KERNEL_FILE", "DESCRIPTION"].map(Column::text));
     for Metric { name, unit, kind, kernel_file, description } in metrics.iter().cloned() {
-        table.row([Some(name), Some(unit), words::metric_kind(kind), Some(kernel_file), Some(description)]);
+        let kernel_file = Some(kernel_file).filter(|file| !file.is_empty());
+        table.row([Some(name), Some(unit), words::metric_kind(kind), kernel_file, Some(description)]);
     }
     table
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use cgfleet_model::{Comparison, Condition, MetricGroup};
 use cgfleet_proto::v1::{
-    self, CgroupLayout, CgroupOrder, CgroupSample, GapReason, HierarchyJoin, HostState, MetricKind, Source,
-    WalkEnd, WalkEngine,
+    self, CgroupLayout, CgroupOrder, CgroupSample, CollectorFolding, CollectorState, GapReason,
+    HierarchyJoin, HostState, MetricKind, Source, WalkEnd, WalkEngine,
 };
 
 /// The order of a walk.
@@ -111,9 +111,11 @@ words! {
     gap_reason(GapReason, "GAP_REASON_");
     metric_kind(MetricKind, "METRIC_KIND_");
     cgroup_layout(CgroupLayout, "CGROUP_LAYOUT_");
+    collector_state(CollectorState, "COLLECTOR_STATE_");
+    collector_folding(CollectorFolding, "COLLECTOR_FOLDING_");
 }
 
-/// Where the groups of a sample were read: `bpf`, `file`, or `bpf+file`.
+/// Where the groups of a sample were read: `bpf`, `file`, `rstat`, `fold`, or several, such as `bpf+file`.
 pub(crate) fn sources_of(sample: &CgroupSample) -> Option<String> {
     let sources = MetricGroup::ALL.iter().filter_map(|group| sample.source(*group));
     let words: BTreeSet<String> = sources.filter_map(|found| source(found.into())).collect();

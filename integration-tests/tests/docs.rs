@@ -40,6 +40,8 @@ fn the_metrics_page_is_the_catalogue() {
          The name is the field's path in `CgroupSample`: it goes into a request's read mask and cgctl's `--fields`, \
          and so\ndoes a whole group, such as `cpu`. A metric that was not measured is absent, never 0. \
          `cgctl doctor` says where an\nagent reads each, and why.\n\n\
+         What a collector counts is in no file: it is there once the collector was switched on (`cgctl collectors`), \
+         and is of\na cgroup and its descendants, removed ones too.\n\n\
          A counter only grows, a gauge goes up and down, a limit is set by somebody and may be `max` (2^64-1 on the \
          wire).\nUnit 1 is a plain number.\n\n\
          | Name | Unit | Kind | Same as | On cgroup v1 | Meaning |\n|---|---|---|---|---|---|\n";

@@ -224,6 +224,17 @@ counted! {
 }
 
 impl CgroupSample {
+    /// How many events of a group took how long, by power of two; empty if nothing was counted, or by a group
+    /// that has no buckets.
+    pub fn buckets(&self, group: MetricGroup) -> &[u64] {
+        let buckets = match group {
+            MetricGroup::Runqueue => self.runqueue.as_ref().map(|runqueue| &runqueue.buckets),
+            MetricGroup::BlockIo => self.block_io.as_ref().map(|block_io| &block_io.buckets),
+            _ => None,
+        };
+        buckets.map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// Makes every metric absent that is not in the set.
     pub fn keep_only(&mut self, metrics: MetricSet) {
         for group in MetricGroup::ALL.iter().copied() {

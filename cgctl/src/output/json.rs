@@ -70,6 +70,13 @@ pub(crate) fn groups(sample: &CgroupSample) -> Map<String, Value> {
         if let (MetricGroup::Io, Some(io)) = (group, &sample.io) {
             fields.insert("devices".to_owned(), io.devices.iter().map(device).collect());
         }
+        if sample.is_overflowed(*group) {
+            fields.insert("overflowed".to_owned(), true.into());
+        }
+        let buckets = sample.buckets(*group);
+        if !buckets.is_empty() {
+            fields.insert("buckets".to_owned(), buckets.into());
+        }
         groups.insert(group.name().to_owned(), fields.into());
     }
     groups
@@ -136,7 +143,8 @@ pub(crate) fn rfc3339(moment: Option<&prost_types::Timestamp>) -> Option<String>
 
 #[cfg(test)]
 mod tests {
-    use cgfleet_proto::v1::{CpuSample, Source};
+    use cgfleet_model::Collector;
+    use cgfleet_proto::v1::{CpuSample, RunqueueSample, Source};
     use expect_test::{Expect, expect};
 
     use super::*;
@@ -167,5 +175,23 @@ mod tests {
             CgroupSample { cgroup_id: 1, hierarchy_id: 4, path: "/".into(), ..CgroupSample::default() },
             &expect![[r#"{"cgroup_id":1,"hierarchy_id":4,"level":0,"path":"/"}"#]],
         );
+    }
+
+    #[test]
+    fn what_collectors_count_comes_with_its_buckets_or_overflowed() {
+        let mut sample = CgroupSample { cgroup_id: 2, path: "/a".into(), ..CgroupSample::default() };
+        sample.set_overflowed(Collector::Attach, Source::Rstat);
+        let runqueue = RunqueueSample {
+            source: Source::Fold.into(),
+            count: Some(2),
+            max_ns: Some(5),
+            buckets: vec![0, 1, 1],
+            ..RunqueueSample::default()
+        };
+        sample.runqueue = Some(runqueue.into());
+        let expect = expect![[
+            r#"{"attach":{"overflowed":true,"source":"rstat"},"runqueue":{"buckets":[0,1,1],"count":2,"max_ns":5,"source":"fold"}}"#
+        ]];
+        expect.assert_eq(&serde_json::to_string(&groups(&sample)).unwrap());
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use cgfleet_model::{Limit, Metric, MetricInfo, MetricKind};
+use cgfleet_proto::v1::CgroupSample;
 use clap::builder::styling::Style;
 use comfy_table::CellAlignment;
 use jiff::tz::TimeZone;
@@ -14,6 +15,8 @@ use crate::{error::one_line, moment};
 
 /// What stands where nothing was measured or known.
 pub(crate) const ABSENT: &str = "-";
+/// What stands where a collector had no room for the cgroup.
+const OVERFLOW: &str = "overflow";
 const HEADER: Style = Style::new().bold();
 
 /// A column: its title, and on which side its cells line up.
@@ -86,6 +89,7 @@ pub(crate) fn rate_title(info: &MetricInfo) -> String {
     let title = metric_title(info);
     match Shown::of(info) {
         Shown::Seconds => title.replace("(s)", "(cores)"),
+        Shown::Milliseconds => title.replace("(ms)", "(ms/s)"),
         Shown::Mebibytes => title.replace("(MiB)", "(MiB/s)"),
         Shown::Number => format!("{title}(1/s)"),
     }
@@ -99,15 +103,24 @@ pub(crate) fn metric_cell(metric: Metric, value: u64) -> String {
     }
     match Shown::of(info) {
         Shown::Seconds => format!("{:.3}", Duration::from_micros(value).as_secs_f64()),
+        Shown::Milliseconds => format!("{:.3}", as_float(value) / 1e6),
         Shown::Mebibytes => format!("{:.1}", as_float(value) / MEBIBYTE),
         Shown::Number => value.to_string(),
     }
 }
 
+/// A cell for a metric of a row; `None` if it was not measured.
+pub(crate) fn sample_cell(sample: &CgroupSample, metric: Metric) -> Option<String> {
+    if sample.is_overflowed(metric.info().group) {
+        return Some(OVERFLOW.to_owned());
+    }
+    Some(metric_cell(metric, sample.metric(metric)?))
+}
+
 /// A metric's rate in the unit of its title.
 pub(crate) fn rate_cell(metric: Metric, per_second: f64) -> String {
     match Shown::of(metric.info()) {
-        Shown::Seconds => format!("{:.3}", per_second / 1e6),
+        Shown::Seconds | Shown::Milliseconds => format!("{:.3}", per_second / 1e6),
         Shown::Mebibytes => format!("{:.1}", per_second / MEBIBYTE),
         Shown::Number => format!("{per_second:.1}"),
     }
@@ -115,7 +128,7 @@ pub(crate) fn rate_cell(metric: Metric, per_second: f64) -> String {
 
 const MEBIBYTE: f64 = 1_048_576.0;
 
-#[allow(clippy::cast_precision_loss, reason = "shown to a tenth of a mebibyte")]
+#[allow(clippy::cast_precision_loss, reason = "shown to a tenth of a mebibyte, or a microsecond")]
 fn as_float(value: u64) -> f64 {
     value as f64
 }
@@ -124,6 +137,7 @@ fn as_float(value: u64) -> f64 {
 #[derive(Clone, Copy)]
 enum Shown {
     Seconds,
+    Milliseconds,
     Mebibytes,
     Number,
 }
@@ -132,6 +146,7 @@ impl Shown {
     fn of(info: &MetricInfo) -> Self {
         match info.unit {
             "usec" => Self::Seconds,
+            "ns" => Self::Milliseconds,
             "bytes" => Self::Mebibytes,
             _ => Self::Number,
         }
@@ -140,6 +155,7 @@ impl Shown {
     fn unit(self) -> &'static str {
         match self {
             Self::Seconds => "s",
+            Self::Milliseconds => "ms",
             Self::Mebibytes => "MiB",
             Self::Number => "1",
         }
@@ -176,6 +192,9 @@ pub(crate) fn age_cell(moment: &prost_types::Timestamp, now: SystemTime) -> Opti
 
 #[cfg(test)]
 mod tests {
+    use cgfleet_model::Collector;
+    use cgfleet_proto::v1::Source;
+
     use super::*;
 
     #[test]
@@ -196,8 +215,25 @@ mod tests {
         check(Metric::MemoryCurrent, 1_572_864, "MEMORY_CURRENT(MiB)", "1.5");
         check(Metric::MemoryMax, u64::MAX, "MEMORY_MAX(MiB)", "max");
         check(Metric::PidsCurrent, 12, "PIDS_CURRENT", "12");
+        check(Metric::RunqueueMax, 1_234_567, "RUNQUEUE_MAX(ms)", "1.235");
+        assert_eq!(rate_title(Metric::RunqueueTotal.info()), "RUNQUEUE_TOTAL(ms/s)");
+        assert_eq!(rate_cell(Metric::RunqueueTotal, 1_500_000.0), "1.500");
         assert_eq!(rate_title(Metric::IoRbytes.info()), "IO_RBYTES(MiB/s)");
         assert_eq!(rate_title(Metric::IoRios.info()), "IO_RIOS(1/s)");
+    }
+
+    #[test]
+    fn what_overflowed_is_neither_a_number_nor_absent() {
+        let mut sample = CgroupSample::default();
+        sample.set_metric(Metric::AttachCount, Some(0));
+        sample.set_overflowed(Collector::Runqueue, Source::Rstat);
+        let check = |metric, expect: Option<&str>| {
+            assert_eq!(sample_cell(&sample, metric).as_deref(), expect, "{}", metric.name());
+        };
+        check(Metric::AttachCount, Some("0"));
+        check(Metric::RunqueueCount, Some("overflow"));
+        check(Metric::RunqueueMax, Some("overflow"));
+        check(Metric::BlockIoCount, None);
     }
 
     #[test]

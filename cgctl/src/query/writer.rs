@@ -15,7 +15,7 @@ use crate::{
     output::{
         Format, check_collected,
         json::{Failure, OfHost, Row, Summary, rfc3339, write_line},
-        table::{Column, Table, metric_cell, metric_title},
+        table::{Column, Table, metric_title, sample_cell},
     },
     words,
 };
@@ -105,8 +105,7 @@ fn table(hosts: &[(&String, &Host)], columns: Columns) -> Table {
                 cells.push(Some(host.name().unwrap_or(host_id).to_owned()));
             }
             cells.push(Some(sample.cgroup_id.to_string()));
-            let values = shown.iter().map(|metric| Some(metric_cell(*metric, sample.metric(*metric)?)));
-            cells.extend(values);
+            cells.extend(shown.iter().map(|metric| sample_cell(sample, *metric)));
             cells.extend([words::sources_of(sample), Some(sample.path.clone())]);
             table.row(cells);
         }

@@ -57,6 +57,26 @@ const COMMAND_LINES: &[Row<'_>] = &[
         None,
         &["--since 2026-11-23T08:00:00Z is not before --until 2026-11-23T07:00:00Z", "move one"],
     ),
+    ("collectors", USAGE, None, &["--host <HOST>|--all|--agent <ADDR>"]),
+    (
+        "collectors --all --enable disk",
+        USAGE,
+        None,
+        &["--enable", "\"disk\"", "allowed: reclaim, attach, runqueue, block_io"],
+    ),
+    ("collectors --all --disable Reclaim", USAGE, None, &["--disable", "\"Reclaim\"", "allowed: reclaim, "]),
+    (
+        "collectors --all --enable attach --enable runqueue --disable runqueue",
+        USAGE,
+        None,
+        &["--enable runqueue and --disable runqueue", "leave out one"],
+    ),
+    (
+        "query --all --fields reclaim.cost",
+        USAGE,
+        None,
+        &["\"reclaim.cost\"", "reclaim, attach", "`cgctl metrics`"],
+    ),
     (
         "hosts",
         UNREACHABLE,
@@ -125,6 +145,19 @@ const WITH_A_SERVER: &[Row<'_>] = &[
         &["2 hosts are called \"twin\"", "name one by its id", TWINS[0], TWINS[1]],
     ),
     (
+        "collectors --host twin --enable runqueue",
+        USAGE,
+        Some(ErrorReason::HostAmbiguous),
+        &["2 hosts are called \"twin\"", TWINS[0], TWINS[1]],
+    ),
+    ("collectors --host nobody", USAGE, Some(ErrorReason::HostUnknown), &["\"nobody\"", "`cgctl hosts`"]),
+    (
+        "collectors --host 22222222-2222-4222-8222-222222222222 --enable runqueue --disable attach",
+        UNREACHABLE,
+        Some(ErrorReason::HostUnreachable),
+        &["host twin", "127.0.0.1:1", "Connection refused", "does the agent run"],
+    ),
+    (
         "history --host web-1 /no/such/cgroup",
         USAGE,
         Some(ErrorReason::CgroupNotFound),
@@ -166,6 +199,12 @@ const WITH_THE_AGENT_DEAD: &[Row<'_>] = &[
     ),
     (
         "flush --host web-1",
+        UNREACHABLE,
+        Some(ErrorReason::HostUnreachable),
+        &["host web-1", "Connection refused", "does the agent run"],
+    ),
+    (
+        "collectors --host web-1",
         UNREACHABLE,
         Some(ErrorReason::HostUnreachable),
         &["host web-1", "Connection refused", "does the agent run"],

@@ -4,7 +4,8 @@ use std::fmt::Debug;
 
 use anyhow::Result;
 use cgfleet_proto::v1::{
-    AgentServiceFlushRequest, CgroupOrder, CgroupTarget, Condition, ErrorReason, FleetServiceFlushRequest,
+    AgentServiceFlushRequest, CgroupOrder, CgroupTarget, CollectorState, Condition, ErrorReason,
+    FleetServiceFlushRequest, FleetServiceListCollectorsRequest, FleetServiceSetCollectorRequest,
     HierarchyJoin, Host, HostError, HostSelector, ListHostsRequest, QueryHistoryRequest, QueryRequest,
     RegisterHostRequest, SubscribeRequest, WalkEngine, WalkRequest, WalkSpec, host_result::Outcome,
 };
@@ -231,6 +232,40 @@ async fn a_server_refuses_what_it_cannot_ask_a_host() -> Result<()> {
         assert_eq!((Code::from(found), because), (code, reason.into()), "{mistake}: {message}");
         assert_eq!(queried.summary.hosts_failed, 1);
     }
+    Ok(())
+}
+
+/// Switches that no agent and no server makes.
+fn bad_switches() -> Vec<((&'static str, i32), Refusal<'static>)> {
+    let (on, off) = (CollectorState::On.into(), CollectorState::Off.into());
+    let states = &["state", "COLLECTOR_STATE_ON or COLLECTOR_STATE_OFF"];
+    vec![
+        (("", on), invalid(&["name", "\"\"", "reclaim, attach, runqueue, block_io"])),
+        (("disk", off), invalid(&["name", "\"disk\"", "reclaim, attach, runqueue, block_io"])),
+        (("RUNQUEUE", on), invalid(&["name", "\"RUNQUEUE\"", "runqueue"])),
+        (("reclaim", 0), invalid(states)),
+        (("reclaim", CollectorState::Unavailable.into()), invalid(states)),
+        (("reclaim", 99), invalid(states)),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_refuses_collectors_and_states_that_there_are_not() -> Result<()> {
+    let server = Start::server()?.start().await?;
+    let mut fleet = server.fleet()?;
+    let all = || Some(HostSelector { all: true, hosts: Vec::new() });
+    for ((name, state), refusal) in bad_switches() {
+        let name = name.to_owned();
+        let request = FleetServiceSetCollectorRequest { hosts: all(), host_timeout: None, name, state };
+        check(&request.clone(), fleet.set_collector(request), refusal).await?;
+    }
+    let too_long = Some(Duration { seconds: 301, nanos: 0 });
+    let refusal = invalid(&["host_timeout", "more than 0s, at most 300s"]);
+    let request = FleetServiceListCollectorsRequest { hosts: all(), host_timeout: too_long };
+    check(&request.clone(), fleet.list_collectors(request), refusal).await?;
+    let refusal = invalid(&["hosts", "one host at least, or all"]);
+    let request = FleetServiceListCollectorsRequest { hosts: None, host_timeout: None };
+    check(&request.clone(), fleet.list_collectors(request), refusal).await?;
     Ok(())
 }
 

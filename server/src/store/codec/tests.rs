@@ -1,7 +1,7 @@
 //! Payloads read back as what was written, or as an error that names the damage.
 
-use cgfleet_model::Metric;
-use cgfleet_proto::v1::{CgroupSample, CpuSample};
+use cgfleet_model::{Collector, Metric};
+use cgfleet_proto::v1::{CgroupSample, CpuSample, Source};
 use proptest::{collection, prelude::*, sample::Index};
 
 use super::*;
@@ -48,6 +48,19 @@ fn absent_stays_absent_and_zero_stays_zero() {
         let values = tick.get(CgroupKey { hierarchy_id: 0, cgroup_id: 1 }).unwrap();
         assert_eq!((values.get(Metric::CpuUsage), values.get(Metric::CpuUser)), (usage, None));
     }
+}
+
+#[test]
+fn a_group_that_overflowed_is_stored_as_not_measured() {
+    let mut overflowed = sample(1, Some(5));
+    overflowed.set_overflowed(Collector::Reclaim, Source::Rstat);
+    let mut decoder = HeadDecoder::default();
+    let payloads = encode(&[(Frame::Keyframe, vec![overflowed])]);
+    let values =
+        decoder.apply(&payloads[0]).unwrap().get(CgroupKey { hierarchy_id: 0, cgroup_id: 1 }).unwrap();
+    let mut read_back = CgroupSample { cgroup_id: 1, ..CgroupSample::default() };
+    values.write_to(&mut read_back);
+    assert_eq!(read_back, sample(1, Some(5)));
 }
 
 #[test]

@@ -1,0 +1,70 @@
+//! Command lines, read or refused.
+
+use clap::CommandFactory as _;
+
+use super::*;
+
+fn parse(line: &str) -> Result<Cli, String> {
+    let words = std::iter::once("cgctl").chain(line.split_whitespace());
+    Cli::try_parse_from(words).map_err(|error| usage_line(&error).unwrap_or_default())
+}
+
+#[test]
+fn clap_finds_no_fault() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn what_is_asked_of_whom_is_read() {
+    for line in [
+        "query --all",
+        "query --host a --host b /x --order self --limit 1 --stop-at 12 --host-timeout 500ms -o ndjson",
+        "query --agent 127.0.0.1:7401 memory:/a --order ancestors --fields cpu,cpu.usage_usec",
+        "query --all /a --order ancestors --stop-when memory.max_bytes<max --join path --engine files",
+        "flush --all /a --server http://s:1 --timeout 2m",
+        "flush --agent h:1",
+        "history --host a /x --since now",
+        "collectors --all",
+        "collectors --host a --enable runqueue --enable block_io --disable attach --host-timeout 1s -o json",
+        "collectors --agent h:1 --disable reclaim",
+        "hosts -o json --trace",
+        "metrics",
+        "doctor --agent h:1 --output json",
+    ] {
+        assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));
+    }
+}
+
+#[test]
+fn bad_usage_is_one_line_that_says_what_is_allowed() {
+    let check = |line: &str, expect: &[&str]| {
+        let said = parse(line).expect_err(line);
+        assert!(!said.contains('\n'), "{said}");
+        for part in expect {
+            assert!(said.contains(part), "{line}: {said}");
+        }
+    };
+    check("query", &["--host <HOST>|--all|--agent <ADDR>"]);
+    check("query --host a --all", &["cannot be used with"]);
+    check("query --agent h:1 --server http://s:1", &["--agent", "--server", "cannot be used with"]);
+    check("query --agent h:1 --host-timeout 1s", &["--host-timeout", "cannot be used with"]);
+    check("query --agent h:1 --all", &["cannot be used with"]);
+    check("query --all a/b", &["'a/b'", "a cgroup id (1234)"]);
+    check("query --all --order up", &["'up'", "self, pre, post, ancestors, children"]);
+    check("query --all --fields disk", &["\"disk\"", "memory_stat", "cpu.usage_usec"]);
+    check("query --all --stop-when memory<1", &["'memory<1'", "unknown field"]);
+    check("query --all --stop-when cpu.usage_usec", &["METRIC<VALUE"]);
+    check("query --all --join id", &["'id'", "path"]);
+    check("query --all --limit 0", &["'0'", "1 to 4294967295"]);
+    check("query --all -o xml", &["'xml'", "table, json, ndjson"]);
+    check("query --all --timeout 0s", &["'0s'", "500ms"]);
+    check("query --all --timeout 25h", &["24h"]);
+    check("query --all --host-timeout 5", &["'5'", "a time with its unit"]);
+    check("query --hots a", &["'--hots' found; tip:", "--host"]);
+    check("history --host a", &["<TARGET>"]);
+    check("history --host a /x --since yesterday", &["'yesterday'", "3h ago"]);
+    check("collectors", &["--host <HOST>|--all|--agent <ADDR>"]);
+    check("collectors --all --enable disk", &["--enable", "\"disk\"", "reclaim, attach, runqueue, block_io"]);
+    check("collectors --all --disable", &["--disable <NAME>"]);
+    check("frobnicate", &["'frobnicate'; see '--help'"]);
+}
