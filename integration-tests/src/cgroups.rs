@@ -118,10 +118,11 @@ impl TestTree {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
+        let pid = child.id().to_string();
         self.children.push(child);
         let procs = self.directory(below).join("cgroup.procs");
         let patience = Instant::now() + Duration::from_secs(5);
-        while fs::read_to_string(&procs)?.is_empty() {
+        while !fs::read_to_string(&procs)?.lines().any(|line| line == pid) {
             if Instant::now() > patience {
                 bail!("the worker never came to {}", procs.display());
             }

@@ -75,7 +75,7 @@ impl Collectors {
         let entry = |collector: &Collector| {
             let found = loaded.remove(collector.name());
             let loaded = match found {
-                Some(Ok(loaded)) => prepare(loaded, hierarchies, wanted.contains(collector)),
+                Some(Ok(loaded)) => prepare(*collector, loaded, hierarchies, wanted.contains(collector)),
                 Some(Err(error)) => Err(error.to_string()),
                 None => Err("this agent was built without it".to_owned()),
             };
@@ -164,13 +164,16 @@ fn totals(
         return Ok(found.collect());
     }
     let merge = Merge::of(collector);
-    let parents = loaded.totals()?.into_iter().map(|(key, total)| (key, total.parent_id)).collect();
-    let own = loaded.own()?.into_iter().map(|own| {
-        let mut words = vec![0; loaded.words()];
-        own.cpus.iter().for_each(|cpu| merge.add(&mut words, cpu));
-        (own.key, words)
-    });
-    Ok(fold(merge, own.collect(), &parents))
+    let (mut parents, mut counted) = (HashMap::new(), HashMap::new());
+    for (key, total) in loaded.totals()? {
+        parents.insert(key, total.parent_id);
+        counted.insert(key, total.pending);
+    }
+    for own in loaded.own()? {
+        let words = counted.entry(own.key).or_insert_with(|| vec![0; loaded.words()]);
+        own.cpus.iter().for_each(|cpu| merge.add(words, cpu));
+    }
+    Ok(fold(merge, counted, &parents))
 }
 
 /// What is known when one collector's numbers are put into samples.
@@ -270,6 +273,7 @@ impl Entry {
 }
 
 fn prepare(
+    collector: Collector,
     mut loaded: kernel::Collector,
     hierarchies: &Hierarchies,
     is_wanted: bool,
@@ -279,7 +283,7 @@ fn prepare(
         let key = CgroupKey { hierarchy_id: root.id, cgroup_id: root.root_id };
         loaded.admit_root(key).map_err(because)?;
     }
-    released::release(&loaded, hierarchies).map_err(because)?;
+    released::release(&loaded, Merge::of(collector), hierarchies).map_err(because)?;
     if is_wanted {
         loaded.switch_on().map_err(|error| error.to_string())?;
     }

@@ -12,10 +12,10 @@ use crate::{
     kernel::{CgroupKey, Collector},
 };
 
-use super::fold::level;
+use super::fold::{Merge, level};
 
 /// Gives them back, children first, so that what they counted stays in what is still there.
-pub(super) fn release(collector: &Collector, hierarchies: &Hierarchies) -> io::Result<()> {
+pub(super) fn release(collector: &Collector, merge: Merge, hierarchies: &Hierarchies) -> io::Result<()> {
     let parents: HashMap<CgroupKey, u64> =
         collector.totals()?.into_iter().map(|(key, total)| (key, total.parent_id)).collect();
     // A namespace shows a part of the tree only.
@@ -29,7 +29,7 @@ pub(super) fn release(collector: &Collector, hierarchies: &Hierarchies) -> io::R
     }
     let mut gone: Vec<CgroupKey> = parents.keys().copied().filter(|key| !there.contains(key)).collect();
     gone.sort_by_cached_key(|key| Reverse(level(*key, &parents)));
-    gone.into_iter().try_for_each(|key| collector.release(key))
+    gone.into_iter().try_for_each(|key| collector.release(key, |to, from| merge.add(to, from)))
 }
 
 /// Adds every cgroup of a hierarchy that has a directory.

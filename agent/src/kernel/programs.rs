@@ -158,7 +158,8 @@ pub(super) fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> 
     while let Some(error) = cause {
         if error
             .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+            // The verifier's own refusals are EACCES (kernel/bpf/verifier.c).
+            .is_some_and(|error| error.raw_os_error() == Some(libc::EPERM))
         {
             return LoadError::NotPermitted;
         }

@@ -13,7 +13,7 @@ SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(attached, struct cgroup *cgrp)
 {
 	struct cg_key key;
-	struct own *to = own_of(cgrp, &key);
+	struct counts *to = counts_of(cgrp, &key);
 
 	if (!to)
 		return 0;

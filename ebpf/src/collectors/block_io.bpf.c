@@ -58,12 +58,20 @@ int BPF_PROG(request_issued, struct request *request)
 	cgrp = BPF_CORE_READ(request, bio, bi_blkg, blkcg, css.cgroup);
 	if (!cgrp)
 		return 0;
-	if (!own_of(cgrp, &issued.key))
+	if (!counts_of(cgrp, &issued.key))
 		return 0;
 	issued.at_ns = bpf_ktime_get_ns();
 	if (bpf_map_update_elem(&requests, &address, &issued, BPF_ANY))
 		count_drop();
 	return 0;
+}
+
+/* By then its cgroup may be gone, though hardly: a request keeps its blkg. */
+static __always_inline struct counts *counts_at(const struct cg_key *key)
+{
+	struct own *found = bpf_map_lookup_elem(&own, key);
+
+	return found ? &found->counts : pending_of(key);
 }
 
 /* A request that is done in parts is so more than once: the first part counts. */
@@ -72,12 +80,12 @@ int BPF_PROG(request_completed, struct request *request)
 {
 	__u64 address = (__u64)request;
 	struct issued *issued;
-	struct own *to;
+	struct counts *to;
 
 	issued = bpf_map_lookup_elem(&requests, &address);
 	if (!issued)
 		return 0;
-	to = bpf_map_lookup_elem(&own, &issued->key);
+	to = counts_at(&issued->key);
 	if (to)
 		add_latency(to, bpf_ktime_get_ns() - issued->at_ns);
 	else

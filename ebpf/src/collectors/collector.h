@@ -47,22 +47,33 @@ struct task_struct {
 /* enum cg_mark: constants for the verifier, set before the programs are loaded. */
 const volatile __u32 mark_by = CG_MARK_NONE;
 
-/* Of one cgroup on one CPU. Both only grow; folded follows words. */
-struct own {
+/* Numbers of a cgroup. They only grow. */
+struct counts {
 	__u64 words[COLLECTOR_WORDS];
-	__u64 folded[COLLECTOR_WORDS];
+};
+
+/* Of one cgroup on one CPU; what of it was folded follows. */
+struct own {
+	struct counts counts;
+	struct counts folded;
 };
 
 /* Of one cgroup and all below it. */
 struct total {
 	__u64 parent_id; /* 0: the root of its hierarchy */
-	__u64 words[COLLECTOR_WORDS];
-	__u64 pending[COLLECTOR_WORDS]; /* from children, not in words yet */
+	struct counts counts;
+	/*
+	 * Not in counts yet: from children, also from those that are gone, and
+	 * what had no place of its own.
+	 */
+	struct counts pending;
 };
 
 /*
- * The agent sets the bounds of both. A cgroup has a place in both or in neither,
- * and if it has, so do all above it.
+ * The agent sets the bounds of both. Where a cgroup has a total, so have all above
+ * it. That it has no place of its own, though there is room, happens: the kernel
+ * has one or two such entries at hand on each CPU (kernel/bpf/memalloc.c,
+ * init_refill_work).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
@@ -124,32 +135,25 @@ static __always_inline void count_cgroup(void)
 		s->cgroups_peak = cgroups;
 }
 
-/* Gives a cgroup its places; false if there is no room. */
+/* Gives a cgroup a total; false if there is no room. */
 static __always_inline bool admit_one(const struct cg_key *key, __u64 parent_id)
 {
 	struct total *total;
 
-	/* It is the last of both. */
-	if (bpf_map_lookup_elem(&own, key))
+	if (bpf_map_lookup_elem(&totals, key))
 		return true;
-	bpf_map_update_elem(&totals, key, &no_total, BPF_NOEXIST);
+	if (!bpf_map_update_elem(&totals, key, &no_total, BPF_NOEXIST))
+		count_cgroup();
+	/* Another CPU may have been first. */
 	total = bpf_map_lookup_elem(&totals, key);
 	if (!total)
 		return false;
 	total->parent_id = parent_id;
-	if (!bpf_map_update_elem(&own, key, &no_own, BPF_NOEXIST)) {
-		count_cgroup();
-		return true;
-	}
-	/* Another CPU may have been first. */
-	if (bpf_map_lookup_elem(&own, key))
-		return true;
-	bpf_map_delete_elem(&totals, key);
-	return false;
+	return true;
 }
 
 /*
- * Gives a cgroup and all above it their places, from the root downward, so that
+ * Gives a cgroup and all above it their totals, from the root downward, so that
  * nothing is counted where its sum could not go up. In key is then the lowest of
  * them that has one; false if none has.
  */
@@ -162,8 +166,6 @@ static __always_inline bool admit(struct cgroup *cgrp, struct cg_key *key)
 	bool is_any = false;
 
 	css = (void *)cgrp + bpf_core_field_offset(struct cgroup, self);
-	if (level >= LEVELS_MAX)
-		count_drop();
 	for (at = 0; at < DEPTH_MAX && level >= LEVELS_MAX; at++) {
 		css = BPF_CORE_READ(css, parent);
 		level--;
@@ -178,10 +180,8 @@ static __always_inline bool admit(struct cgroup *cgrp, struct cg_key *key)
 
 		if (!place.id)
 			continue;
-		if (!admit_one(&place, parent_id)) {
-			count_drop();
+		if (!admit_one(&place, parent_id))
 			break;
-		}
 		key->id = place.id;
 		parent_id = place.id;
 		is_any = true;
@@ -196,31 +196,59 @@ static __always_inline void key_of(struct cgroup *cgrp, struct cg_key *key)
 	key->padding = 0;
 }
 
+static __always_inline struct counts *pending_of(const struct cg_key *key)
+{
+	struct total *total = bpf_map_lookup_elem(&totals, key);
+
+	if (!total)
+		return NULL;
+	/* So that it is not made of what may be NULL, which the verifier minds. */
+	barrier_var(total);
+	return &total->pending;
+}
+
 /*
- * Where this CPU counts an event of a cgroup: in its own place, or, without room
- * for that, in the place of its nearest ancestor that has one, so that sums above
- * are right.
+ * Where this CPU counts an event of a cgroup: in its own place, or in what its
+ * total has pending, or, without room for that, in what that of its nearest
+ * ancestor has, so that the sums above are right. In key is then whose it is.
  */
-static __always_inline struct own *own_of(struct cgroup *cgrp,
-					  struct cg_key *key)
+static __always_inline struct counts *counts_of(struct cgroup *cgrp,
+						struct cg_key *key)
 {
 	struct own *found;
+	__u64 id;
 
 	key_of(cgrp, key);
 	found = bpf_map_lookup_elem(&own, key);
 	if (found)
-		return found;
+		return &found->counts;
+	id = key->id;
 	if (!admit(cgrp, key)) {
 		count_drop();
 		return NULL;
 	}
-	return bpf_map_lookup_elem(&own, key);
+	if (key->id == id) {
+		bpf_map_update_elem(&own, key, &no_own, BPF_NOEXIST);
+		found = bpf_map_lookup_elem(&own, key);
+		if (found)
+			return &found->counts;
+	} else {
+		count_drop();
+	}
+	return pending_of(key);
 }
 
-static __always_inline void add(struct own *to, __u32 word, __u64 number)
+/* What counts may be preempted by what counts, and totals are shared by CPUs. */
+static __always_inline void add(struct counts *to, __u32 word, __u64 number)
 {
-	/* What counts may be preempted by what counts. */
 	__sync_fetch_and_add(&to->words[word], number);
+}
+
+/* Not exact where CPUs share it, and then too small. */
+static __always_inline void raise(struct counts *to, __u32 word, __u64 number)
+{
+	if (number > to->words[word])
+		to->words[word] = number;
 }
 
 static __always_inline void rstat_updated(struct cgroup *cgrp, int cpu)
@@ -247,48 +275,45 @@ static __always_inline void mark_updated(struct cgroup *cgrp)
 	}
 }
 
-/* Moves what was not folded yet of one place to another, of this CPU. */
-static __always_inline void move(struct own *to, const struct own *from)
-{
-	__u32 word;
-
-	for (word = 0; word < COLLECTOR_WORDS; word++) {
-		if (word != COLLECTOR_MAX_WORD)
-			add(to, word, from->words[word] - from->folded[word]);
-		else if (from->words[word] > to->words[word])
-			to->words[word] = from->words[word];
-	}
-}
-
 struct moving {
 	struct cg_key from;
 	struct cg_key to;
 };
 
+/* Moves what one CPU counted in a cgroup, and was not folded, to another's total. */
 static long move_cpu(__u32 cpu, struct moving *moving)
 {
-	struct own *from, *to;
+	struct total *to;
+	struct own *from;
+	__u32 word;
 
 	from = bpf_map_lookup_percpu_elem(&own, &moving->from, cpu);
-	to = bpf_map_lookup_elem(&own, &moving->to);
+	to = bpf_map_lookup_elem(&totals, &moving->to);
 	if (!from || !to)
 		return 1;
-	move(to, from);
+	for (word = 0; word < COLLECTOR_WORDS; word++) {
+		__u64 number = from->counts.words[word];
+
+		if (word == COLLECTOR_MAX_WORD)
+			raise(&to->pending, word, number);
+		else
+			add(&to->pending, word,
+			    number - from->folded.words[word]);
+	}
 	return 0;
 }
 
 /*
  * A cgroup is freed, after those below it and after its last flush
  * (kernel/cgroup/cgroup.c, css_release_work_fn): its places are given back, and
- * what its parent has not been handed stays with that.
+ * what its parent has not been handed is handed to it.
  */
 SEC("tp_btf/cgroup_release")
 int BPF_PROG(release, struct cgroup *cgrp, const char *path)
 {
 	struct cg_collector_state *s = the_state();
+	struct total *total, *parent;
 	struct moving moving = {};
-	struct total *total;
-	struct own *parent;
 	__u32 word;
 
 	key_of(cgrp, &moving.from);
@@ -298,13 +323,16 @@ int BPF_PROG(release, struct cgroup *cgrp, const char *path)
 	moving.to = moving.from;
 	moving.to.id = total->parent_id;
 	bpf_loop(CPUS_MAX, move_cpu, &moving, 0);
-	parent = bpf_map_lookup_elem(&own, &moving.to);
+	parent = bpf_map_lookup_elem(&totals, &moving.to);
 	for (word = 0; parent && word < COLLECTOR_WORDS; word++) {
-		if (word != COLLECTOR_MAX_WORD)
-			add(parent, word, total->pending[word]);
+		if (word == COLLECTOR_MAX_WORD)
+			raise(&parent->pending, word,
+			      total->pending.words[word]);
+		else
+			add(&parent->pending, word, total->pending.words[word]);
 	}
-	bpf_map_delete_elem(&totals, &moving.from);
-	if (!bpf_map_delete_elem(&own, &moving.from) && s)
+	bpf_map_delete_elem(&own, &moving.from);
+	if (!bpf_map_delete_elem(&totals, &moving.from) && s)
 		__sync_fetch_and_add(&s->cgroups, -1);
 	return 0;
 }
@@ -315,30 +343,27 @@ int BPF_PROG(release, struct cgroup *cgrp, const char *path)
 static __always_inline void fold_word(struct total *total, struct total *parent,
 				      struct own *from, __u32 word)
 {
-	__u64 delta = total->pending[word], now;
+	__u64 delta, now;
 
-	total->pending[word] = 0;
+	delta = __sync_lock_test_and_set(&total->pending.words[word], 0);
 	if (from) {
-		now = *(volatile __u64 *)&from->words[word];
-		delta += now - from->folded[word];
-		from->folded[word] = now;
+		now = *(volatile __u64 *)&from->counts.words[word];
+		delta += now - from->folded.words[word];
+		from->folded.words[word] = now;
 	}
-	total->words[word] += delta;
+	total->counts.words[word] += delta;
 	if (parent)
-		parent->pending[word] += delta;
+		add(&parent->pending, word, delta);
 }
 
 static __always_inline void fold_max(struct total *total, struct total *parent,
 				     const struct own *from, __u32 word)
 {
-	__u64 max = total->pending[word];
-
-	if (from && from->words[word] > max)
-		max = from->words[word];
-	if (max > total->words[word])
-		total->words[word] = max;
-	if (parent && max > parent->pending[word])
-		parent->pending[word] = max;
+	raise(&total->counts, word, total->pending.words[word]);
+	if (from)
+		raise(&total->counts, word, from->counts.words[word]);
+	if (parent)
+		raise(&parent->pending, word, total->counts.words[word]);
 }
 
 /* Called for each cgroup and CPU that was marked, children first, locked. */

@@ -25,13 +25,12 @@ static __always_inline __u32 bucket_of(__u64 ns)
 	return bucket & 31;
 }
 
-static __always_inline void add_latency(struct own *to, __u64 ns)
+static __always_inline void add_latency(struct counts *to, __u64 ns)
 {
 	add(to, CG_LATENCY_COUNT, 1);
 	add(to, CG_LATENCY_TOTAL_NS, ns);
 	add(to, CG_LATENCY_BUCKETS + bucket_of(ns), 1);
-	if (ns > to->words[CG_LATENCY_MAX_NS])
-		to->words[CG_LATENCY_MAX_NS] = ns;
+	raise(to, CG_LATENCY_MAX_NS, ns);
 }
 
 #endif

@@ -39,14 +39,14 @@ int BPF_PROG(reclaim_ends)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct cgroup *cgrp;
 	struct cg_key key;
-	struct own *to;
+	struct counts *to;
 	__u64 *began;
 
 	began = bpf_task_storage_get(&began_ns, task, 0, 0);
 	if (!began || !*began)
 		return 0;
 	cgrp = task->cgroups->dfl_cgrp;
-	to = own_of(cgrp, &key);
+	to = counts_of(cgrp, &key);
 	if (to) {
 		add(to, 0, 1);
 		add(to, 1, bpf_ktime_get_ns() - *began);

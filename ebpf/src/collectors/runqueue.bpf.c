@@ -51,7 +51,7 @@ int BPF_PROG(switched, bool preempt, struct task_struct *prev,
 {
 	struct cgroup *cgrp;
 	struct cg_key key;
-	struct own *to;
+	struct counts *to;
 	__u64 *since;
 
 	/* The idle task never waits, and has no storage of its own. */
@@ -61,7 +61,7 @@ int BPF_PROG(switched, bool preempt, struct task_struct *prev,
 	if (!since || !*since)
 		return 0;
 	cgrp = next->cgroups->dfl_cgrp;
-	to = own_of(cgrp, &key);
+	to = counts_of(cgrp, &key);
 	if (to) {
 		add_latency(to, bpf_ktime_get_ns() - *since);
 		mark_updated(cgrp);

@@ -1,17 +1,21 @@
 //! Loads collectors: in the way that this kernel allows, and on the maps that an earlier agent left.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use aya::{Btf, Ebpf, EbpfLoader, maps::MapData, programs::Program};
 use cgfleet_ebpf::{COLLECTOR_OBJECTS, abi};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::{
     Attached, Collector, Folding, Pins, pins,
-    maps::{State, Words},
+    maps::{CgroupKey, State, Words},
 };
 use crate::kernel::{
     LoadError,
@@ -39,7 +43,10 @@ pub fn load_all(cgroups_max: u32, pins: Option<&Pins>) -> Vec<(&'static str, Res
     let load = Loader { btf: &btf, folds: &folds, cgroups_max, pins };
     let mut pinned = Vec::new();
     let loaded = COLLECTOR_OBJECTS.iter().map(|(name, object)| (*name, load.collector(name, object, &mut pinned)));
-    let loaded = loaded.collect();
+    let loaded: Vec<(_, Result<Collector, LoadError>)> = loaded.collect();
+    if let Err(error) = warm_up(loaded.iter().filter_map(|(_, collector)| collector.as_ref().ok())) {
+        tracing::warn!(%error, "the first events of new cgroups may be counted in their ancestors");
+    }
     if let Some(pins) = pins {
         pins.sweep(&pinned);
     }
@@ -167,6 +174,28 @@ pub(super) fn wanted_programs<'a>(
 ) -> impl Iterator<Item = (&'a str, &'a mut Program)> {
     let folds = *folding == Folding::Rstat;
     object.programs_mut().filter(move |(name, _)| folds || *name != FOLD)
+}
+
+/// Has the kernel lay in memory for new entries on every CPU. A map begins with four of them, fewer than a
+/// cgroup has ancestors, and where a program takes the last, more come after it has ended
+/// (kernel/bpf/memalloc.c, prefill_mem_cache, unit_alloc).
+fn warm_up<'a>(collectors: impl Iterator<Item = &'a Collector>) -> io::Result<()> {
+    let itself = Pid::from_raw(0);
+    let before = sched_getaffinity(itself)?;
+    let nobody = CgroupKey { hierarchy_id: u32::MAX, cgroup_id: u64::MAX };
+    let collectors: Vec<&Collector> = collectors.collect();
+    let mut warmed = Ok(());
+    for cpu in (0..CpuSet::count()).filter(|cpu| before.is_set(*cpu) == Ok(true)) {
+        let mut only = CpuSet::new();
+        only.set(cpu)?;
+        sched_setaffinity(itself, &only)?;
+        warmed = warmed.and(collectors.iter().flat_map(|it| [&it.own, &it.totals]).try_for_each(|map| {
+            map.set(nobody, &vec![0; map.words()])?;
+            map.remove(nobody).map(drop)
+        }));
+    }
+    sched_setaffinity(itself, &before)?;
+    warmed
 }
 
 fn load_program(

@@ -51,6 +51,8 @@ pub struct Total {
     pub parent_id: u64,
     /// The numbers.
     pub words: Vec<u64>,
+    /// What is to be added to them, and to those of all ancestors.
+    pub pending: Vec<u64>,
 }
 
 /// Its numbers of one cgroup alone, of each CPU.
@@ -145,41 +147,42 @@ impl Collector {
         Ok(entries.into_iter().map(|(key, words)| Own { key, cpus: cpus(&words) }).collect())
     }
 
-    /// Gives a root its places, so that whatever has no room can be counted there.
+    /// Gives a root its total, so that whatever has no room can be counted there.
     pub fn admit_root(&self, key: CgroupKey) -> io::Result<()> {
-        if self.own.get(key)?.is_some() {
+        if self.totals.get(key)?.is_some() {
             return Ok(());
         }
         self.totals.set(key, &vec![0; self.totals.words()])?;
-        self.own.set(key, &vec![0; self.own.words()])?;
         let state = self.state.get()?;
         let cgroups = state.cgroups + 1;
         self.state.set(CollectorState { cgroups, cgroups_peak: state.cgroups_peak.max(cgroups), ..state })
     }
 
-    /// Gives back the places of a cgroup that was freed while nobody saw it, after whatever of it was not
-    /// handed to its parent was put there. Only while it is switched off.
-    pub fn release(&self, key: CgroupKey) -> io::Result<()> {
-        let (Some(total), Some(own)) = (self.totals.get(key)?, self.own.get(key)?) else { return Ok(()) };
-        let parent = CgroupKey { cgroup_id: self.to_total(&total).parent_id, ..key };
-        if let Some(mut of_parent) = self.own.get(parent)? {
+    /// Gives back the places of a cgroup that was freed while nobody saw it. What of it was not handed to
+    /// its parent, `merge` adds to what that has pending. Only while it is switched off.
+    pub fn release(&self, key: CgroupKey, merge: impl Fn(&mut [u64], &[u64])) -> io::Result<()> {
+        let Some(total) = self.totals.get(key)?.map(|words| self.to_total(&words)) else { return Ok(()) };
+        let parent = CgroupKey { cgroup_id: total.parent_id, ..key };
+        if let Some(mut of_parent) = self.totals.get(parent)? {
             let words = self.words();
-            let pending = &total[1 + words..];
-            for word in 0..words {
-                let cpus = own.chunks_exact(2 * words);
-                let left: u64 = cpus.map(|cpu| cpu[word].wrapping_sub(cpu[words + word])).sum();
-                of_parent[word] = of_parent[word].wrapping_add(left).wrapping_add(pending[word]);
+            let pending = &mut of_parent[1 + words..];
+            merge(pending, &total.pending);
+            for cpu in self.own.get(key)?.unwrap_or_default().chunks_exact(2 * words) {
+                let (counts, folded) = cpu.split_at(words);
+                let left = counts.iter().zip(folded).map(|(counts, folded)| counts.wrapping_sub(*folded));
+                merge(pending, &left.collect::<Vec<u64>>());
             }
-            self.own.set(parent, &of_parent)?;
+            self.totals.set(parent, &of_parent)?;
         }
-        self.totals.remove(key)?;
         self.own.remove(key)?;
+        self.totals.remove(key)?;
         let state = self.state.get()?;
         self.state.set(CollectorState { cgroups: state.cgroups.saturating_sub(1), ..state })
     }
 
     fn to_total(&self, words: &[u64]) -> Total {
-        Total { parent_id: words[0], words: words[1..=self.words()].to_vec() }
+        let (counts, pending) = words[1..].split_at(self.words());
+        Total { parent_id: words[0], words: counts.to_vec(), pending: pending.to_vec() }
     }
 }
 
