@@ -4,7 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet},
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd},
 };
 
 use crate::{
@@ -41,11 +41,15 @@ fn add_all(
     let hierarchy_id = hierarchy.id;
     let root = hierarchies.locate_in(hierarchy_id, b"/")?;
     there.insert(CgroupKey { hierarchy_id, cgroup_id: root.cgroup_id });
-    let mut left: Vec<OwnedFd> = vec![root.directory.into()];
-    while let Some(directory) = left.pop() {
-        for child in children(directory.as_fd())? {
-            there.insert(CgroupKey { hierarchy_id, cgroup_id: child.cgroup_id });
-            left.extend(open_child(directory.as_fd(), &child)?);
+    add_below(root.directory.as_fd(), hierarchy_id, there)
+}
+
+/// Goes down before it goes on, so that no more directories are open than there are levels.
+fn add_below(directory: BorrowedFd<'_>, hierarchy_id: u32, there: &mut HashSet<CgroupKey>) -> io::Result<()> {
+    for child in children(directory)? {
+        there.insert(CgroupKey { hierarchy_id, cgroup_id: child.cgroup_id });
+        if let Some(directory) = open_child(directory, &child)? {
+            add_below(directory.as_fd(), hierarchy_id, there)?;
         }
     }
     Ok(())

@@ -190,8 +190,11 @@ fn warm_up<'a>(collectors: impl Iterator<Item = &'a Collector>) -> io::Result<()
         only.set(cpu)?;
         sched_setaffinity(itself, &only)?;
         warmed = warmed.and(collectors.iter().flat_map(|it| [&it.own, &it.totals]).try_for_each(|map| {
-            map.set(nobody, &vec![0; map.words()])?;
-            map.remove(nobody).map(drop)
+            match map.set(nobody, &vec![0; map.words()]) {
+                // An earlier agent's, and full: there will be no new entries.
+                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(()),
+                set => set.and_then(|()| map.remove(nobody).map(drop)),
+            }
         }));
     }
     sched_setaffinity(itself, &before)?;
