@@ -136,7 +136,7 @@ static __always_inline void count_cgroup(void)
 }
 
 /* Gives a cgroup a total; false if there is no room. */
-static __always_inline bool admit_one(const struct cg_key *key, __u64 parent_id)
+static __noinline bool admit_one(const struct cg_key *key, __u64 parent_id)
 {
 	struct total *total;
 
@@ -170,12 +170,17 @@ static __always_inline bool admit(struct cgroup *cgrp, struct cg_key *key)
 		css = BPF_CORE_READ(css, parent);
 		level--;
 	}
-	for (at = 0; at < LEVELS_MAX && css; at++) {
-		ids[at] = BPF_CORE_READ(css, cgroup, kn, id);
-		css = BPF_CORE_READ(css, parent);
+	/* Unrolled: verifiers lose count of where in an array a loop is. */
+#pragma unroll
+	for (__u32 up = 0; up < LEVELS_MAX; up++) {
+		if (css) {
+			ids[up] = BPF_CORE_READ(css, cgroup, kn, id);
+			css = BPF_CORE_READ(css, parent);
+		}
 	}
-	for (at = LEVELS_MAX; at > 0; at--) {
-		struct cg_key place = { .id = ids[at - 1],
+#pragma unroll
+	for (__u32 down = LEVELS_MAX; down > 0; down--) {
+		struct cg_key place = { .id = ids[down - 1],
 					.hierarchy_id = key->hierarchy_id };
 
 		if (!place.id)

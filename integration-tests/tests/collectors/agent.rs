@@ -46,7 +46,8 @@ pub(crate) async fn rows(
     let mut spec = spec(by_path(top), CgroupOrder::DescendantsPre);
     spec.read_mask = Some(FieldMask { paths: vec![group.name().to_owned()] });
     let walked = walk(agent, spec).await?;
-    let folding = find(agent, group.name()).await?.folding();
+    let collector = find(agent, group.name()).await?;
+    let folding = collector.folding();
     let source = match folding {
         CollectorFolding::Rstat => Source::Rstat,
         CollectorFolding::Agent | CollectorFolding::Unspecified => Source::Fold,
@@ -54,7 +55,7 @@ pub(crate) async fn rows(
     // The guests' kernels let programs be attached to the flush of rstat; block_io has no cgroup to mark.
     let is_guest = std::env::var_os("CGFLEET_EMULATED").is_some();
     let folds = is_guest && group != MetricGroup::BlockIo;
-    ensure!(!folds || folding == CollectorFolding::Rstat, "folded by {folding:?} in a guest");
+    ensure!(!folds || folding == CollectorFolding::Rstat, "in a guest: {collector:?}");
     for sample in &walked.samples {
         let found = sample.source(group);
         ensure!(found.is_none_or(|found| found == source), "{source:?} expected: {sample:?}");
