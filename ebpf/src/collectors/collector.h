@@ -344,6 +344,9 @@ int BPF_PROG(release, struct cgroup *cgrp, const char *path)
 
 #ifdef COLLECTOR_FOLDS
 
+/* What a root hands on, to nobody. */
+struct total no_parent;
+
 /* What became of a word, to its sum and to what the parent is handed. */
 static __always_inline void fold_word(struct total *total, struct total *parent,
 				      struct own *from, __u32 word)
@@ -351,24 +354,19 @@ static __always_inline void fold_word(struct total *total, struct total *parent,
 	__u64 delta, now;
 
 	delta = __sync_lock_test_and_set(&total->pending.words[word], 0);
-	if (from) {
-		now = *(volatile __u64 *)&from->counts.words[word];
-		delta += now - from->folded.words[word];
-		from->folded.words[word] = now;
-	}
+	now = *(volatile __u64 *)&from->counts.words[word];
+	delta += now - from->folded.words[word];
+	from->folded.words[word] = now;
 	total->counts.words[word] += delta;
-	if (parent)
-		add(&parent->pending, word, delta);
+	add(&parent->pending, word, delta);
 }
 
 static __always_inline void fold_max(struct total *total, struct total *parent,
 				     const struct own *from, __u32 word)
 {
 	raise(&total->counts, word, total->pending.words[word]);
-	if (from)
-		raise(&total->counts, word, from->counts.words[word]);
-	if (parent)
-		raise(&parent->pending, word, total->counts.words[word]);
+	raise(&total->counts, word, from->counts.words[word]);
+	raise(&parent->pending, word, total->counts.words[word]);
 }
 
 /* Called for each cgroup and CPU that was marked, children first, locked. */
@@ -389,6 +387,11 @@ int BPF_PROG(fold, struct cgroup *cgrp, struct cgroup *parent, int cpu)
 		key.id = total->parent_id;
 		above = bpf_map_lookup_elem(&totals, &key);
 	}
+	/* It stays empty. */
+	if (!from)
+		from = &no_own;
+	if (!above)
+		above = &no_parent;
 	for (word = 0; word < COLLECTOR_WORDS; word++) {
 		if (word == COLLECTOR_MAX_WORD)
 			fold_max(total, above, from, word);
