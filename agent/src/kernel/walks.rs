@@ -63,6 +63,8 @@ pub struct StopWhen {
 pub struct Name {
     /// The cgroup's hierarchy.
     pub hierarchy_id: u32,
+    /// As in its record.
+    pub serial: u64,
     /// The cgroup.
     pub cgroup_id: u64,
     /// Its name's bytes.
@@ -82,7 +84,6 @@ pub struct Cursor {
     at: abi::cg_at,
     /// How the walk goes on at a place whose cgroup below is gone.
     at_above: abi::cg_at,
-    start_id: u64,
     start_level: u32,
 }
 
@@ -91,10 +92,11 @@ pub struct Cursor {
 pub struct Place {
     /// Its cgroup.
     pub cgroup_id: u64,
+    /// As in that cgroup's record.
+    pub serial: u64,
     /// Of the cgroup below it that is gone.
-    serial: u64,
+    serial_below: u64,
     at: abi::cg_at,
-    start_id: u64,
     start_level: u32,
 }
 
@@ -111,7 +113,6 @@ impl Cursor {
                 abi::CG_ORDER_ANCESTORS_UP => abi::CG_AT_ENTER,
                 _ => abi::CG_AT_SEEK,
             },
-            start_id: walk.start_id,
             start_level: walk.start_level,
         })
     }
@@ -122,11 +123,11 @@ impl Cursor {
     pub fn places(&self) -> impl Iterator<Item = Place> {
         let serials_below = std::iter::once(0).chain(self.places.iter().map(|place| place.serial));
         let places = self.places.iter().zip(serials_below).enumerate();
-        let places = places.map(|(above, (place, serial))| Place {
+        let places = places.map(|(above, (place, serial_below))| Place {
             cgroup_id: place.id,
-            serial,
+            serial: place.serial,
+            serial_below,
             at: if above == 0 { self.at } else { self.at_above },
-            start_id: self.start_id,
             start_level: self.start_level,
         });
         // Those without an id were dying already.
@@ -139,6 +140,8 @@ impl Cursor {
 pub struct Flushed {
     /// The cgroup whose subtree was flushed; 0 if none had to be.
     pub cgroup_id: u64,
+    /// The serial of its css.
+    pub serial: u64,
     /// Time in the flush, in nanoseconds.
     pub flush_ns: u64,
     /// Time for which the session held cgroup_mutex, in nanoseconds.
@@ -219,6 +222,7 @@ impl Kernel {
         let walk = control.get(0).unwrap_or_default();
         Ok(Flushed {
             cgroup_id: walk.flushed_id,
+            serial: walk.flushed_serial,
             flush_ns: walk.flush_ns,
             mutex_held_ns: walk.flush_mutex_held_ns,
             visited: walk.visited > 0,
@@ -227,12 +231,12 @@ impl Kernel {
 
     /// Runs one session of the locked engine, under cgroup_mutex. It visits at most
     /// `locked_visits_max` cgroups if it goes downward, and ends with `CG_END_RECORDS_FULL` if there are
-    /// more. `start` is the id and level of the walk's first cgroup; only a post-order walk with a depth
-    /// has to know it, for all others meet it first.
+    /// more. Only a post-order walk with a depth has to know the level of the walk's first cgroup, for all
+    /// others meet that first.
     pub fn walk_locked(
         &mut self,
         request: &WalkRequest<'_>,
-        start: Option<(u64, u32)>,
+        start_level: Option<u32>,
     ) -> Result<Drained, KernelError> {
         let mut block = self.control_block(request);
         let order = match request.order {
@@ -250,7 +254,8 @@ impl Kernel {
         if order != abi::CG_ORDER_ANCESTORS_UP {
             block.records_max = block.records_max.min(self.bounds.locked_visits_max);
         }
-        (block.start_id, block.start_level) = start.unwrap_or_default();
+        block.is_started = start_level.is_some().into();
+        block.start_level = start_level.unwrap_or_default();
         self.programs.walk.set_only(block);
         session::run(&self.programs.walk_locked, order, request.start, &mut self.buffer)?;
         Ok(self.drain())
@@ -266,8 +271,8 @@ impl Kernel {
         let block = self.control_block(request);
         self.programs.walk.set_only(match place {
             None => block,
-            Some(Place { serial, at, start_id, start_level, .. }) => {
-                cg_walk { start_id, start_level, resume_serial: serial, resume_at: at, ..block }
+            Some(Place { serial_below, at, start_level, .. }) => {
+                cg_walk { is_started: 1, start_level, resume_serial: serial_below, resume_at: at, ..block }
             }
         });
         session::run(&self.programs.walk_unlocked, abi::CG_ORDER_SELF_ONLY, request.start, &mut self.buffer)?;
@@ -314,7 +319,12 @@ impl Kernel {
         let names = (0..walk.names).map_while(|slot| self.programs.names.get(slot));
         let names = names.map(|name| {
             let length = (name.length as usize).min(name.name.len());
-            Name { hierarchy_id: name.hierarchy_id, cgroup_id: name.id, name: name.name[..length].into() }
+            Name {
+                hierarchy_id: name.hierarchy_id,
+                serial: name.serial,
+                cgroup_id: name.id,
+                name: name.name[..length].into(),
+            }
         });
         let cursor = Cursor::of(&walk);
         Drained { records, details, memory_stats, io_devices, names: names.collect(), walk, cursor }
@@ -333,7 +343,8 @@ mod tests {
             *place = cg_place { id, serial };
         }
         let cursor = Cursor::of(&walk).unwrap();
-        let places: Vec<_> = cursor.places().map(|place| (place.cgroup_id, place.serial, place.at)).collect();
+        let places: Vec<_> =
+            cursor.places().map(|place| (place.cgroup_id, place.serial_below, place.at)).collect();
         assert_eq!(places, [(20, 30, abi::CG_AT_SEEK), (10, 20, abi::CG_AT_SEEK)]);
         assert!(cursor.is_whole);
         walk.cursor_places = abi::CG_PLACES_MAX + 1;
