@@ -156,17 +156,33 @@ impl Recorder {
                 self.learn_names(&WalkRequest { limit: 0, stop_at_id: 0, ..names }, cost)?;
             }
         }
-        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(recorded) };
-        // One of them is the start, or is below it.
-        if self.tree.named(&first.record).is_none() || self.tree.named(&last.record).is_none() {
+        if rows.is_empty() {
+            return Ok(recorded);
+        }
+        if self.lacks_names(request.order, rows) {
             // A walk downward does not meet what is between its start and the root.
             self.learn_names(&WalkRequest::ancestors(request.start), cost)?;
+        }
+        if request.order == abi::CG_ORDER_DESCENDANTS_POST && self.lacks_names(request.order, rows) {
+            // It ended before it came to those above what it recorded.
+            let order = abi::CG_ORDER_DESCENDANTS_PRE;
+            self.learn_names(&WalkRequest { names_from: 0, ..WalkRequest::of(request.start, order) }, cost)?;
         }
         // Older ones are asked for no more; should one be met that no walk has named, it is learned.
         let newest = rows.iter().map(|row| row.record.serial).max().unwrap_or_default();
         let unnamed_from = self.unnamed_from.entry(hierarchy_id).or_default();
         *unnamed_from = (newest + 1).max(*unnamed_from);
         Ok(recorded)
+    }
+
+    /// Whether the names between the rows and the root are not all known. Where a parent comes before its
+    /// children, the ends tell for all.
+    fn lacks_names(&mut self, order: abi::cg_order, rows: &[Row]) -> bool {
+        let mut lacks = |row: &Row| self.tree.named(&row.record).is_none();
+        match order {
+            abi::CG_ORDER_DESCENDANTS_POST => rows.iter().any(lacks),
+            _ => rows.first().is_some_and(&mut lacks) || rows.last().is_some_and(lacks),
+        }
     }
 
     /// Takes in the names and places that a session brought, and gives its rows.
