@@ -206,6 +206,7 @@ enum cg_at {
 	CG_AT_ADVANCE =
 		3, /* it is done; its next sibling or its parent follows */
 	CG_AT_SEEK = 4, /* look on for a sibling behind resume_serial */
+	CG_AT_SEEK_BELOW = 5, /* the same, from its first child on */
 };
 
 /* A cgroup at which a walk can go on. */
@@ -286,7 +287,7 @@ struct cg_walk {
 	__u32 start_level; /* of the cgroup where it began */
 
 	/* Request of walk_unlocked, from the answer of the slice before. */
-	__u64 resume_serial; /* of the child that is gone, for CG_AT_SEEK */
+	__u64 resume_serial; /* of the cgroup that is gone, to seek behind */
 	__u64 slice_ns_max; /* end the slice after this time */
 	__u32 resume_at; /* enum cg_at, of the session's cgroup */
 	__u32 resume_padding;

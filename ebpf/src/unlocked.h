@@ -61,6 +61,23 @@ static __always_inline struct cgroup *cgroup_at(__u64 css, bool probed)
 	return AT(probed, struct cgroup, css - CGROUP_SELF);
 }
 
+static __always_inline bool is_online(const struct slice *slice, bool probed)
+{
+	struct cgroup *cgrp = cgroup_at(slice->css, probed);
+
+	return READ(probed, cgrp, self.flags) & CSS_ONLINE;
+}
+
+/* Counts a cgroup, and looks at the clock now and then. */
+static __always_inline bool is_time_over(const struct cg_walk *w,
+					 struct slice *slice)
+{
+	slice->visits++;
+	if (slice->visits & (VISITS_PER_LOOK - 1))
+		return false;
+	return bpf_ktime_get_ns() - slice->started_ns >= w->slice_ns_max;
+}
+
 /*
  * Records the slice's cgroup if it is online. True: the slice ends behind it;
  * dying cgroups stay in the lists for long, so that may be one of them.
@@ -70,15 +87,12 @@ static __always_inline bool visit(struct cg_walk *w, struct slice *slice,
 {
 	struct cgroup *cgrp = cgroup_at(slice->css, probed);
 
-	if (READ(probed, cgrp, self.flags) & CSS_ONLINE)
+	if (is_online(slice, probed))
 		w->end = record_cgroup(w, cgrp, &slice->place,
 				       slice->cpu_usage_ns, probed);
 	if (w->end)
 		return true;
-	slice->visits++;
-	if (has_room(w) &&
-	    ((slice->visits & (VISITS_PER_LOOK - 1)) ||
-	     bpf_ktime_get_ns() - slice->started_ns < w->slice_ns_max))
+	if (!is_time_over(w, slice) && has_room(w))
 		return false;
 	w->cursor_at = slice->at;
 	w->end = CG_END_SLICE;
@@ -226,6 +240,12 @@ static __always_inline long step_seek(struct cg_walk *w, struct slice *slice,
 		slice->at = CG_AT_ENTER;
 		return 0;
 	}
+	/* A slice cannot go on at one that is dying. */
+	if (is_time_over(w, slice) && is_online(slice, probed)) {
+		w->cursor_at = CG_AT_SEEK;
+		w->end = CG_END_SLICE;
+		return 1;
+	}
 	if (advance(slice, probed))
 		return 0;
 	slice->at = CG_AT_LEAVE;
@@ -285,8 +305,8 @@ static __always_inline void begin_slice(struct cg_walk *w, struct slice *slice)
 		w->start_level = slice->place.level;
 	}
 	/* Without a child left, the cgroup itself is next to be left. */
-	if (slice->at == CG_AT_SEEK && !descend(slice, true))
-		slice->at = CG_AT_LEAVE;
+	if (slice->at == CG_AT_SEEK_BELOW)
+		slice->at = descend(slice, true) ? CG_AT_SEEK : CG_AT_LEAVE;
 }
 
 /*

@@ -75,8 +75,8 @@ impl Recorder {
         cursor: &Cursor,
         cost: &mut Cost,
     ) -> Result<Option<Drained>, WalkError> {
-        for place in cursor.places() {
-            if let Some(slice) = self.slice_at(request, cursor.hierarchy_id, place, cost)? {
+        for place in &cursor.places {
+            if let Some(slice) = self.slice_at(request, cursor.hierarchy_id, *place, cost)? {
                 return Ok(Some(slice));
             }
         }
