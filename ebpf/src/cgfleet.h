@@ -206,6 +206,7 @@ enum cg_at {
 	CG_AT_ADVANCE =
 		3, /* it is done; its next sibling or its parent follows */
 	CG_AT_SEEK = 4, /* look on for a sibling behind resume_serial */
+	CG_AT_SEEK_BELOW = 5, /* the same, from its first child on */
 };
 
 /* A cgroup at which a walk can go on. */
@@ -214,15 +215,21 @@ struct cg_place {
 	__u64 serial; /* siblings are in the order of their serials */
 };
 
-/* One cgroup. Groups that are not in valid hold nothing. */
+/*
+ * One cgroup. Groups that are not in valid hold nothing. Its id is not here but
+ * with its name: that is in a kernfs_node, whose cache line is not read then.
+ */
 struct cg_record {
-	__u64 id;
-	__u64 parent_id; /* 0: this is the root of its hierarchy */
+	/*
+	 * Of its css: grows from cgroup to cgroup, host-wide. 0: this is the root
+	 * of its hierarchy.
+	 */
+	__u64 serial;
+	__u64 parent_serial; /* a root has no parent */
 	__u32 hierarchy_id; /* 0: cgroup v2 */
 	__u32 level;
 	__u32 valid; /* enum cg_group */
 	__u32 name_hash; /* of v1: kernfs's own, changes with the name */
-	__u64 serial; /* of its css: grows from cgroup to cgroup, host-wide */
 	__u64 cpu_usage_ns; /* CG_GROUP_CPU */
 };
 
@@ -246,9 +253,10 @@ struct cg_io_device {
 	__u64 words[6]; /* as from CG_IO_RBYTES on */
 };
 
-/* The name of a cgroup. */
+/* The name of a cgroup, and its id. */
 struct cg_name {
 	__u64 id;
+	__u64 serial; /* as in its record */
 	__u32 hierarchy_id;
 	__u32 length; /* without the NUL */
 	__u8 name[CG_NAME_BYTES];
@@ -305,18 +313,19 @@ struct cg_walk {
 	__u32 stop_group; /* enum cg_group: of which that is */
 	__u32 stop_comparison; /* enum cg_comparison */
 	__u32 io_devices_max; /* entries of the device array */
-
-	/* Where the walk began; 0: at the first cgroup of this session. */
-	__u64 start_id;
+	/* 0: the walk begins at the first cgroup of this session. */
+	__u32 is_started;
+	__u32 start_level; /* of the cgroup where it began */
 
 	/* Request of walk_unlocked, from the answer of the slice before. */
-	__u64 resume_serial; /* of the child that is gone, for CG_AT_SEEK */
+	__u64 resume_serial; /* of the cgroup that is gone, to seek behind */
 	__u64 slice_ns_max; /* end the slice after this time */
-	__u32 start_level;
 	__u32 resume_at; /* enum cg_at, of the session's cgroup */
+	__u32 resume_padding;
 
 	/* Answer of flush_locked and flush_unlocked. */
 	__u64 flushed_id; /* 0: nothing had to be flushed */
+	__u64 flushed_serial;
 	__u64 flush_ns;
 	__u64 flush_mutex_held_ns;
 

@@ -32,6 +32,7 @@ int flush_locked(struct bpf_iter__cgroup *ctx)
 	rstat_flush(cgrp);
 	w->flush_ns = bpf_ktime_get_ns() - now;
 	w->flushed_id = cgrp->kn->id;
+	w->flushed_serial = cgrp->self.serial_nr;
 	return 1;
 }
 

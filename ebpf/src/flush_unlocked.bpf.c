@@ -64,6 +64,7 @@ int flush_unlocked(struct bpf_iter__cgroup *ctx)
 	rstat_flush(topmost);
 	w->flush_ns = bpf_ktime_get_ns() - now;
 	w->flushed_id = topmost->kn->id;
+	w->flushed_serial = topmost->self.serial_nr;
 	bpf_cgroup_release(topmost);
 	return 0;
 }

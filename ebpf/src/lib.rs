@@ -37,11 +37,11 @@ mod tests {
 
     #[test]
     fn records_have_no_hidden_padding_and_fit_cache_lines() {
-        assert_eq!(size_of::<cg_record>(), 48);
+        assert_eq!(size_of::<cg_record>(), 40);
         assert_eq!(size_of::<cg_details>(), 8 * abi::CG_DETAILS as usize);
         assert_eq!(size_of::<cg_memory_stat>() % 64, 0);
         assert_eq!(size_of::<cg_io_device>(), 64);
-        assert_eq!(size_of::<cg_name>(), 272);
+        assert_eq!(size_of::<cg_name>(), 280);
         assert_eq!(size_of::<cg_walk>() % 8, 0);
     }
 }

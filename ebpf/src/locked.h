@@ -52,11 +52,11 @@ int walk_locked(struct bpf_iter__cgroup *ctx)
 	}
 	if (!w->first_visit_ns)
 		w->first_visit_ns = bpf_ktime_get_ns();
-	if (!w->start_id) {
-		w->start_id = cgrp->kn->id;
+	if (!w->is_started) {
+		w->is_started = 1;
 		w->start_level = cgrp->level;
 	}
-	if (w->visited >= w->records_max || w->names >= w->names_max) {
+	if (w->visited >= w->records_max || !has_room(w)) {
 		w->end = CG_END_RECORDS_FULL;
 		return 1;
 	}
@@ -66,10 +66,12 @@ int walk_locked(struct bpf_iter__cgroup *ctx)
 	}
 	parent = cgrp->self.parent;
 	if (parent)
-		place.parent_id = parent->cgroup->kn->id;
+		place.parent_serial = parent->serial_nr;
+	place.serial = cgrp->self.serial_nr;
 	place.hierarchy_id = cgrp->root->hierarchy_id;
 	place.level = cgrp->level;
-	w->end = record_cgroup(w, cgrp, &place, false);
+	w->end = record_cgroup(w, cgrp, &place,
+			       cgrp->bstat.cputime.sum_exec_runtime, false);
 	return w->end != 0;
 }
 

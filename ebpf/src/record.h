@@ -39,8 +39,17 @@ struct {
 	__type(value, struct cg_name);
 } names SEC(".maps");
 
-static __always_inline void
-record_name(struct cg_walk *w, const struct cg_record *record, const char *text)
+/* Where a cgroup is, as far as its engine knows without reading it again. */
+struct place {
+	__u64 serial;
+	__u64 parent_serial;
+	__u32 hierarchy_id;
+	__u32 level;
+};
+
+static __always_inline void record_name(struct cg_walk *w,
+					const struct place *place,
+					struct kernfs_node *kn, bool probed)
 {
 	__u32 slot = w->names;
 	struct cg_name *name;
@@ -49,26 +58,13 @@ record_name(struct cg_walk *w, const struct cg_record *record, const char *text)
 	name = bpf_map_lookup_elem(&names, &slot);
 	if (!name || slot >= w->names_max)
 		return;
-	length =
-		bpf_probe_read_kernel_str(name->name, sizeof(name->name), text);
-	name->id = record->id;
-	name->hierarchy_id = record->hierarchy_id;
+	length = bpf_probe_read_kernel_str(name->name, sizeof(name->name),
+					   READ(probed, kn, name));
+	name->id = READ(probed, kn, id);
+	name->serial = place->serial;
+	name->hierarchy_id = place->hierarchy_id;
 	name->length = length > 0 ? length - 1 : 0;
 	w->names = slot + 1;
-}
-
-static __always_inline void record_cpu(struct cg_record *record,
-				       struct cgroup *cgrp, bool probed)
-{
-	/*
-	 * rstat keeps it for v2 cgroups below the root; elsewhere the field is
-	 * there and 0 (kernel/cgroup/rstat.c, cgroup_base_stat_flush).
-	 */
-	if (record->hierarchy_id != 0 || record->level == 0)
-		return;
-	record->cpu_usage_ns =
-		READ(probed, cgrp, bstat.cputime.sum_exec_runtime);
-	record->valid |= CG_GROUP_CPU;
 }
 
 static __always_inline __u32 read_details(__u32 slot, __u32 level, bool is_v2,
@@ -129,16 +125,16 @@ __noinline __u32 record_details_probed(__u32 slot, __u32 level, __u32 is_v2)
 }
 
 static __always_inline __u32 record_details(struct cg_walk *w, __u32 slot,
-					    const struct cg_record *record,
+					    const struct place *place,
 					    struct cgroup *cgrp)
 {
-	__u32 is_v2 = record->hierarchy_id == 0;
+	__u32 is_v2 = place->hierarchy_id == 0;
 
 	/* A global function takes numbers only. */
 	w->cgroup = (__u64)cgrp;
 	if (bpf_ksym_exists(bpf_rdonly_cast))
-		return record_details_typed(slot, record->level, is_v2);
-	return record_details_probed(slot, record->level, is_v2);
+		return record_details_typed(slot, place->level, is_v2);
+	return record_details_probed(slot, place->level, is_v2);
 }
 
 /* Whether the walk's condition holds for the cgroup that was just recorded. */
@@ -163,52 +159,65 @@ static __always_inline bool is_stop_when(const struct cg_walk *w, __u32 slot,
 					     : value >= w->stop_value;
 }
 
-/* Where a cgroup is, as far as its engine knows without reading it again. */
-struct place {
-	__u64 parent_id;
-	__u32 hierarchy_id;
-	__u32 level;
-};
+/*
+ * Whether rstat keeps the CPU time of a cgroup: it does for those of v2 below the
+ * root; elsewhere the field is there and 0 (kernel/cgroup/rstat.c,
+ * cgroup_base_stat_flush).
+ */
+static __always_inline bool has_cpu(const struct place *place)
+{
+	return place->hierarchy_id == 0 && place->level > 0;
+}
 
-/* Records one cgroup, and says why the walk ends behind it; 0 if it does not. */
+/*
+ * Records one cgroup, and says why the walk ends behind it; 0 if it does not.
+ * What is read of it is what its engine has not: the less cache lines, the faster.
+ */
 static __always_inline __u32 record_cgroup(struct cg_walk *w,
 					   struct cgroup *cgrp,
 					   const struct place *place,
-					   bool probed)
+					   __u64 cpu_usage_ns, bool probed)
 {
 	struct cg_record *record;
-	struct kernfs_node *kn;
 	__u32 slot = w->records;
 
 	record = bpf_map_lookup_elem(&records, &slot);
-	if (!record || slot >= w->records_max ||
-	    w->io_devices + CG_IO_DEVICES_MAX > w->io_devices_max)
+	if (!record)
 		return CG_END_RECORDS_FULL;
 	w->visited++;
-	kn = READ(probed, cgrp, kn);
-	record->id = READ(probed, kn, id);
-	record->parent_id = place->parent_id;
+	record->serial = place->serial;
+	record->parent_serial = place->parent_serial;
 	record->hierarchy_id = place->hierarchy_id;
 	record->level = place->level;
-	/* Only v1 can rename; of v2 that is a cache line less. */
-	record->name_hash = place->hierarchy_id ? READ(probed, kn, hash) : 0;
-	record->serial = READ(probed, cgrp, self.serial_nr);
+	record->name_hash = 0;
+	/* Only v1 can rename. */
+	if (place->hierarchy_id)
+		record->name_hash = READ(probed, cgrp, kn, hash);
 	record->valid = 0;
-	if (w->groups & CG_GROUP_CPU)
-		record_cpu(record, cgrp, probed);
+	if ((w->groups & CG_GROUP_CPU) && has_cpu(place)) {
+		record->cpu_usage_ns = cpu_usage_ns;
+		record->valid = CG_GROUP_CPU;
+	}
 	if (w->groups & ~CG_GROUP_CPU)
-		record->valid |= record_details(w, slot, record, cgrp);
+		record->valid |= record_details(w, slot, place, cgrp);
 	/* A root's serial is 0. */
-	if (record->serial >= w->names_from)
-		record_name(w, record, READ(probed, kn, name));
+	if (place->serial >= w->names_from)
+		record_name(w, place, READ(probed, cgrp, kn), probed);
 	w->records = slot + 1;
-	if (record->id == w->stop_at_id)
+	if (w->stop_at_id && READ(probed, cgrp, kn, id) == w->stop_at_id)
 		return CG_END_STOP_AT;
 	if (is_stop_when(w, slot, record))
 		return CG_END_STOP_WHEN;
 	if (w->limit && w->records >= w->limit)
 		return CG_END_LIMIT;
 	return 0;
+}
+
+/* Whether there is room for what one more cgroup may bring. */
+static __always_inline bool has_room(const struct cg_walk *w)
+{
+	return w->records < w->records_max && w->names < w->names_max &&
+	       w->io_devices + CG_IO_DEVICES_MAX <= w->io_devices_max;
 }
 
 #endif

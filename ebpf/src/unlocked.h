@@ -30,6 +30,8 @@ struct slice {
 	__u64 css;
 	__u64 parent; /* its css; 0: css is the root of its hierarchy */
 	__u64 started_ns;
+	__u64 next; /* behind css in the list of its siblings */
+	__u64 cpu_usage_ns; /* of css */
 	struct place place; /* of css */
 	__u32 at; /* enum cg_at */
 	__u32 visits;
@@ -53,15 +55,27 @@ static __always_inline struct slice *the_slice(void)
 	return bpf_map_lookup_elem(&slices, &zero);
 }
 
-/* From 6.2 on the verifier can be told of what type an address is. */
-static __always_inline struct cgroup_subsys_state *css_at(__u64 address,
-							  bool probed)
+/* The cgroup that a css is in: its address is by a load less than css->cgroup. */
+static __always_inline struct cgroup *cgroup_at(__u64 css, bool probed)
 {
-	if (probed)
-		return (void *)address;
-	return bpf_rdonly_cast(
-		(void *)address,
-		bpf_core_type_id_kernel(struct cgroup_subsys_state));
+	return AT(probed, struct cgroup, css - CGROUP_SELF);
+}
+
+static __always_inline bool is_online(const struct slice *slice, bool probed)
+{
+	struct cgroup *cgrp = cgroup_at(slice->css, probed);
+
+	return READ(probed, cgrp, self.flags) & CSS_ONLINE;
+}
+
+/* Counts a cgroup, and looks at the clock now and then. */
+static __always_inline bool is_time_over(const struct cg_walk *w,
+					 struct slice *slice)
+{
+	slice->visits++;
+	if (slice->visits & (VISITS_PER_LOOK - 1))
+		return false;
+	return bpf_ktime_get_ns() - slice->started_ns >= w->slice_ns_max;
 }
 
 /*
@@ -71,91 +85,80 @@ static __always_inline struct cgroup_subsys_state *css_at(__u64 address,
 static __always_inline bool visit(struct cg_walk *w, struct slice *slice,
 				  bool probed)
 {
-	struct cgroup_subsys_state *css = css_at(slice->css, probed);
-	struct cgroup *cgrp = READ(probed, css, cgroup);
+	struct cgroup *cgrp = cgroup_at(slice->css, probed);
 
-	if (READ(probed, css, flags) & CSS_ONLINE)
-		w->end = record_cgroup(w, cgrp, &slice->place, probed);
+	if (is_online(slice, probed))
+		w->end = record_cgroup(w, cgrp, &slice->place,
+				       slice->cpu_usage_ns, probed);
 	if (w->end)
 		return true;
-	slice->visits++;
-	if (w->records < w->records_max && w->names < w->names_max &&
-	    w->io_devices + CG_IO_DEVICES_MAX <= w->io_devices_max &&
-	    ((slice->visits & (VISITS_PER_LOOK - 1)) ||
-	     bpf_ktime_get_ns() - slice->started_ns < w->slice_ns_max))
+	if (!is_time_over(w, slice) && has_room(w))
 		return false;
 	w->cursor_at = slice->at;
 	w->end = CG_END_SLICE;
 	return true;
 }
 
+/*
+ * Reads of the slice's cgroup what its visit and the way on from it need, all at
+ * once: cgroups are strewn over memory, and the CPU waits for cache lines at the
+ * same time only where the loads are near each other. A visit that is short lets
+ * it begin with the next cgroup, too; to fetch that ahead makes the visit longer.
+ */
+static __always_inline void arrive(struct slice *slice, bool probed)
+{
+	struct cgroup *cgrp = cgroup_at(slice->css, probed);
+
+	slice->next = (__u64)READ(probed, cgrp, self.sibling.next);
+	slice->place.serial = READ(probed, cgrp, self.serial_nr);
+	slice->cpu_usage_ns =
+		READ(probed, cgrp, bstat.cputime.sum_exec_runtime);
+}
+
 /* To the first child; false if there is none. */
 static __always_inline bool descend(struct slice *slice, bool probed)
 {
-	struct cgroup_subsys_state *css = css_at(slice->css, probed);
-	__u64 entry = (__u64)READ(probed, css, children.next);
+	struct cgroup *cgrp = cgroup_at(slice->css, probed);
+	__u64 entry = (__u64)READ(probed, cgrp, self.children.next);
 
 	if (!entry || entry == slice->css + CSS_CHILDREN)
 		return false;
 	slice->parent = slice->css;
-	slice->place.parent_id = READ(probed, css, cgroup, kn, id);
+	slice->place.parent_serial = slice->place.serial;
 	slice->place.level++;
 	slice->css = entry - CSS_SIBLING;
+	arrive(slice, probed);
 	return true;
 }
 
 /* To the parent; false if there is none. */
 static __always_inline bool ascend(struct slice *slice, bool probed)
 {
-	struct cgroup_subsys_state *css, *parent;
+	struct cgroup_subsys_state *parent;
+	struct cgroup *cgrp;
 
 	if (!slice->parent)
 		return false;
 	slice->css = slice->parent;
 	slice->place.level--;
-	css = css_at(slice->css, probed);
-	parent = READ(probed, css, parent);
+	cgrp = cgroup_at(slice->css, probed);
+	parent = READ(probed, cgrp, self.parent);
 	slice->parent = (__u64)parent;
-	slice->place.parent_id =
-		parent ? READ(probed, parent, cgroup, kn, id) : 0;
+	slice->place.parent_serial =
+		parent ? READ(probed, parent, serial_nr) : 0;
+	arrive(slice, probed);
 	return true;
-}
-
-/*
- * Has the CPU fetch what a visit of the cgroup behind css will read, while css
- * itself is visited. Cgroups side by side are strewn over memory, and without
- * this their cache misses come one after the other: list, cgroup, kernfs_node.
- * Behind the last sibling is the parent's list head, which is no cgroup: then
- * the loads, which cannot fault, bring something of no use.
- */
-static __always_inline void look_ahead(struct cgroup_subsys_state *css)
-{
-	__u64 entry = (__u64)css->sibling.next;
-	struct cgroup *next;
-	__u64 read;
-
-	/* By css->cgroup it would be one miss behind another again. */
-	next = bpf_rdonly_cast((void *)(entry - CSS_SIBLING - CGROUP_SELF),
-			       bpf_core_type_id_kernel(struct cgroup));
-	read = next->self.serial_nr;
-	barrier_var(read);
-	read = (__u64)next->kn;
-	barrier_var(read);
-	read = next->bstat.cputime.sum_exec_runtime;
-	barrier_var(read);
 }
 
 /* To the next sibling; false if there is none. */
 static __always_inline bool advance(struct slice *slice, bool probed)
 {
-	struct cgroup_subsys_state *css = css_at(slice->css, probed);
-	__u64 entry = (__u64)READ(probed, css, sibling.next);
+	__u64 entry = slice->next;
 
 	if (!entry || !slice->parent || entry == slice->parent + CSS_CHILDREN)
 		return false;
 	slice->css = entry - CSS_SIBLING;
-	if (!probed)
-		look_ahead(css_at(slice->css, probed));
+	arrive(slice, probed);
 	return true;
 }
 
@@ -233,11 +236,15 @@ static __always_inline long step_up(struct cg_walk *w, struct slice *slice,
 static __always_inline long step_seek(struct cg_walk *w, struct slice *slice,
 				      bool probed)
 {
-	struct cgroup_subsys_state *css = css_at(slice->css, probed);
-
-	if (READ(probed, css, serial_nr) > w->resume_serial) {
+	if (slice->place.serial > w->resume_serial) {
 		slice->at = CG_AT_ENTER;
 		return 0;
+	}
+	/* A slice cannot go on at one that is dying. */
+	if (is_time_over(w, slice) && is_online(slice, probed)) {
+		w->cursor_at = CG_AT_SEEK;
+		w->end = CG_END_SLICE;
+		return 1;
 	}
 	if (advance(slice, probed))
 		return 0;
@@ -245,13 +252,17 @@ static __always_inline long step_seek(struct cg_walk *w, struct slice *slice,
 	return !ascend(slice, probed);
 }
 
-static __always_inline long step(bool probed)
-{
-	struct slice *slice = the_slice();
-	struct cg_walk *w = the_walk();
+/* What steps work on: looked up once, and not once a step. */
+struct stepping {
+	struct cg_walk *w;
+	struct slice *slice;
+};
 
-	if (!w || !slice)
-		return 1;
+static __always_inline long step(const struct stepping *stepping, bool probed)
+{
+	struct slice *slice = stepping->slice;
+	struct cg_walk *w = stepping->w;
+
 	if (slice->at == CG_AT_SEEK)
 		return step_seek(w, slice, probed);
 	if (comes_to_visit(w, slice) && visit(w, slice, probed))
@@ -260,18 +271,16 @@ static __always_inline long step(bool probed)
 			    : step_down(w, slice, probed);
 }
 
-static long step_typed(__u32 index, void *none)
+static long step_typed(__u32 index, struct stepping *stepping)
 {
 	(void)index;
-	(void)none;
-	return step(false);
+	return step(stepping, false);
 }
 
-static long step_probed(__u32 index, void *none)
+static long step_probed(__u32 index, struct stepping *stepping)
 {
 	(void)index;
-	(void)none;
-	return step(true);
+	return step(stepping, true);
 }
 
 /* The slice begins at the cgroup of this session. */
@@ -283,20 +292,21 @@ static __always_inline void begin_slice(struct cg_walk *w, struct slice *slice)
 	slice->css = w->session_css;
 	slice->parent = (__u64)parent;
 	slice->visits = 0;
-	slice->place.parent_id =
-		parent ? BPF_CORE_READ(parent, cgroup, kn, id) : 0;
+	slice->place.parent_serial =
+		parent ? BPF_CORE_READ(parent, serial_nr) : 0;
 	slice->place.hierarchy_id =
 		BPF_CORE_READ(css, cgroup, root, hierarchy_id);
 	slice->place.level = BPF_CORE_READ(css, cgroup, level);
 	w->hierarchy_id = slice->place.hierarchy_id;
 	slice->at = w->resume_at;
-	if (!w->start_id) {
-		w->start_id = BPF_CORE_READ(css, cgroup, kn, id);
+	arrive(slice, true);
+	if (!w->is_started) {
+		w->is_started = 1;
 		w->start_level = slice->place.level;
 	}
 	/* Without a child left, the cgroup itself is next to be left. */
-	if (slice->at == CG_AT_SEEK && !descend(slice, true))
-		slice->at = CG_AT_LEAVE;
+	if (slice->at == CG_AT_SEEK_BELOW)
+		slice->at = descend(slice, true) ? CG_AT_SEEK : CG_AT_LEAVE;
 }
 
 /*
@@ -329,6 +339,7 @@ static __always_inline int walk_slice(struct bpf_iter__cgroup *ctx, bool probed)
 	struct cgroup *cgrp = ctx->cgroup;
 	struct slice *slice = the_slice();
 	struct cg_walk *w = the_walk();
+	struct stepping stepping = { w, slice };
 
 	if (!w || !slice)
 		return 0;
@@ -344,9 +355,9 @@ static __always_inline int walk_slice(struct bpf_iter__cgroup *ctx, bool probed)
 	w->session_held_ns = slice->started_ns - w->first_visit_ns;
 	begin_slice(w, slice);
 	if (probed)
-		bpf_loop(STEPS_MAX, step_probed, NULL, 0);
+		bpf_loop(STEPS_MAX, step_probed, &stepping, 0);
 	else
-		bpf_loop(STEPS_MAX, step_typed, NULL, 0);
+		bpf_loop(STEPS_MAX, step_typed, &stepping, 0);
 	if (w->end == CG_END_SLICE)
 		end_slice(w, slice);
 	w->walk_ns = bpf_ktime_get_ns() - slice->started_ns;

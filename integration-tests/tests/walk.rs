@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use cgfleet_proto::v1::{
-    AgentServiceFlushRequest, CgroupOrder, CgroupTarget, Source, SubscribeRequest, WalkEnd,
+    AgentServiceFlushRequest, CgroupOrder, CgroupTarget, Source, SubscribeRequest, WalkEnd, WalkSpec,
     subscribe_response::Event,
 };
 use integration_tests::{
@@ -28,6 +28,23 @@ async fn a_walk_flushes_the_topmost_cgroup_below_the_root() -> Result<()> {
     assert_eq!(flushed(by_path("/"), CgroupOrder::AncestorsUp).await?, 0);
     assert_eq!(flushed(by_path("/"), CgroupOrder::DescendantsPre).await?, 1, "the root, whose id is 1");
     assert_eq!(flushed(by_path("/"), CgroupOrder::Children).await?, 1, "its children are in the answer");
+    Ok(())
+}
+
+/// A walk that ends before it comes to the cgroups above those it recorded has to name them all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_have_paths_though_the_walk_ended_below_their_parents() -> Result<()> {
+    let agent = Start::agent()?.start().await?;
+    let tree = TestTree::v2()?;
+    let made = ["a/x", "a", "b/y"].map(|below| (tree.make(below), tree.path(below)));
+    let top = by_path(tree.path(""));
+    let limited = WalkSpec { limit: 3, ..spec(top, CgroupOrder::DescendantsPost) };
+    let walked = walk(&agent, limited).await?;
+    assert_eq!(walked.summary.end(), WalkEnd::Limit);
+    let found: Vec<_> = walked.samples.iter().map(|sample| (sample.cgroup_id, sample.path.clone())).collect();
+    let expect: Vec<_> = made.into_iter().map(|(id, path)| Ok((id?, path))).collect::<Result<_>>()?;
+    assert_eq!(found, expect);
+    assert_eq!(walked.samples[2].parent_id, tree.id("b")?);
     Ok(())
 }
 

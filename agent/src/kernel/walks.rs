@@ -1,6 +1,6 @@
 //! Flushes and walks, by either engine: fills the control block, runs a session, drains the records.
 
-use cgfleet_ebpf::abi::{self, cg_details, cg_io_device, cg_memory_stat, cg_place, cg_record, cg_walk};
+use cgfleet_ebpf::abi::{self, cg_details, cg_io_device, cg_memory_stat, cg_record, cg_walk};
 
 use super::{
     Bounds, Facts, KernelError, LoadError,
@@ -63,6 +63,8 @@ pub struct StopWhen {
 pub struct Name {
     /// The cgroup's hierarchy.
     pub hierarchy_id: u32,
+    /// As in its record.
+    pub serial: u64,
     /// The cgroup.
     pub cgroup_id: u64,
     /// Its name's bytes.
@@ -78,12 +80,9 @@ pub struct Cursor {
     /// Whether the last of them is the walk's start (the root, if the walk goes up), so that nothing of
     /// the walk is left if all of them are gone.
     pub is_whole: bool,
-    places: Vec<cg_place>,
-    at: abi::cg_at,
-    /// How the walk goes on at a place whose cgroup below is gone.
-    at_above: abi::cg_at,
-    start_id: u64,
-    start_level: u32,
+    /// Where the walk can go on, the best place first. At each further one, the cgroup of the one before
+    /// is taken to be gone.
+    pub places: Vec<Place>,
 }
 
 /// A place to go on at.
@@ -91,46 +90,39 @@ pub struct Cursor {
 pub struct Place {
     /// Its cgroup.
     pub cgroup_id: u64,
-    /// Of the cgroup below it that is gone.
-    serial: u64,
+    /// As in that cgroup's record.
+    pub serial: u64,
+    /// Of the cgroup that is gone: siblings are in the order of their serials, so the walk goes on behind
+    /// where it was.
+    resume_serial: u64,
     at: abi::cg_at,
-    start_id: u64,
     start_level: u32,
 }
 
 impl Cursor {
     /// What a slice told, if it is not the last one.
     fn of(walk: &cg_walk) -> Option<Self> {
-        let places = walk.cursor.iter().take(walk.cursor_places as usize).copied().collect();
-        (walk.end == abi::CG_END_SLICE).then_some(Self {
-            hierarchy_id: walk.hierarchy_id,
-            is_whole: walk.cursor_places <= abi::CG_PLACES_MAX,
-            places,
-            at: walk.cursor_at,
-            at_above: match walk.order {
+        if walk.end != abi::CG_END_SLICE {
+            return None;
+        }
+        let mut places = Vec::new();
+        let (mut at, mut resume_serial) = (walk.cursor_at, walk.resume_serial);
+        for place in walk.cursor.iter().take(walk.cursor_places as usize) {
+            let (cgroup_id, serial) = (place.id, place.serial);
+            places.push(Place { cgroup_id, serial, resume_serial, at, start_level: walk.start_level });
+            // Behind a cgroup that was passed on the way, those that are sought are still to come.
+            if at != abi::CG_AT_SEEK {
+                resume_serial = serial;
+            }
+            at = match walk.order {
                 abi::CG_ORDER_ANCESTORS_UP => abi::CG_AT_ENTER,
-                _ => abi::CG_AT_SEEK,
-            },
-            start_id: walk.start_id,
-            start_level: walk.start_level,
-        })
-    }
-
-    /// Where the walk can go on, the best place first. At each further one, the cgroup of the one before
-    /// is taken to be gone, and the walk goes on behind where it was: siblings are in the order of their
-    /// serials.
-    pub fn places(&self) -> impl Iterator<Item = Place> {
-        let serials_below = std::iter::once(0).chain(self.places.iter().map(|place| place.serial));
-        let places = self.places.iter().zip(serials_below).enumerate();
-        let places = places.map(|(above, (place, serial))| Place {
-            cgroup_id: place.id,
-            serial,
-            at: if above == 0 { self.at } else { self.at_above },
-            start_id: self.start_id,
-            start_level: self.start_level,
-        });
+                _ => abi::CG_AT_SEEK_BELOW,
+            };
+        }
         // Those without an id were dying already.
-        places.filter(|place| place.cgroup_id != 0)
+        places.retain(|place| place.cgroup_id != 0);
+        let is_whole = walk.cursor_places <= abi::CG_PLACES_MAX;
+        Some(Self { hierarchy_id: walk.hierarchy_id, is_whole, places })
     }
 }
 
@@ -139,6 +131,8 @@ impl Cursor {
 pub struct Flushed {
     /// The cgroup whose subtree was flushed; 0 if none had to be.
     pub cgroup_id: u64,
+    /// The serial of its css.
+    pub serial: u64,
     /// Time in the flush, in nanoseconds.
     pub flush_ns: u64,
     /// Time for which the session held cgroup_mutex, in nanoseconds.
@@ -219,6 +213,7 @@ impl Kernel {
         let walk = control.get(0).unwrap_or_default();
         Ok(Flushed {
             cgroup_id: walk.flushed_id,
+            serial: walk.flushed_serial,
             flush_ns: walk.flush_ns,
             mutex_held_ns: walk.flush_mutex_held_ns,
             visited: walk.visited > 0,
@@ -227,12 +222,12 @@ impl Kernel {
 
     /// Runs one session of the locked engine, under cgroup_mutex. It visits at most
     /// `locked_visits_max` cgroups if it goes downward, and ends with `CG_END_RECORDS_FULL` if there are
-    /// more. `start` is the id and level of the walk's first cgroup; only a post-order walk with a depth
-    /// has to know it, for all others meet it first.
+    /// more. Only a post-order walk with a depth has to know the level of the walk's first cgroup, for all
+    /// others meet that first.
     pub fn walk_locked(
         &mut self,
         request: &WalkRequest<'_>,
-        start: Option<(u64, u32)>,
+        start_level: Option<u32>,
     ) -> Result<Drained, KernelError> {
         let mut block = self.control_block(request);
         let order = match request.order {
@@ -250,7 +245,8 @@ impl Kernel {
         if order != abi::CG_ORDER_ANCESTORS_UP {
             block.records_max = block.records_max.min(self.bounds.locked_visits_max);
         }
-        (block.start_id, block.start_level) = start.unwrap_or_default();
+        block.is_started = start_level.is_some().into();
+        block.start_level = start_level.unwrap_or_default();
         self.programs.walk.set_only(block);
         session::run(&self.programs.walk_locked, order, request.start, &mut self.buffer)?;
         Ok(self.drain())
@@ -266,8 +262,8 @@ impl Kernel {
         let block = self.control_block(request);
         self.programs.walk.set_only(match place {
             None => block,
-            Some(Place { serial, at, start_id, start_level, .. }) => {
-                cg_walk { start_id, start_level, resume_serial: serial, resume_at: at, ..block }
+            Some(Place { resume_serial, at, start_level, .. }) => {
+                cg_walk { is_started: 1, start_level, resume_serial, resume_at: at, ..block }
             }
         });
         session::run(&self.programs.walk_unlocked, abi::CG_ORDER_SELF_ONLY, request.start, &mut self.buffer)?;
@@ -314,7 +310,12 @@ impl Kernel {
         let names = (0..walk.names).map_while(|slot| self.programs.names.get(slot));
         let names = names.map(|name| {
             let length = (name.length as usize).min(name.name.len());
-            Name { hierarchy_id: name.hierarchy_id, cgroup_id: name.id, name: name.name[..length].into() }
+            Name {
+                hierarchy_id: name.hierarchy_id,
+                serial: name.serial,
+                cgroup_id: name.id,
+                name: name.name[..length].into(),
+            }
         });
         let cursor = Cursor::of(&walk);
         Drained { records, details, memory_stats, io_devices, names: names.collect(), walk, cursor }
@@ -323,19 +324,41 @@ impl Kernel {
 
 #[cfg(test)]
 mod tests {
+    use cgfleet_ebpf::abi::cg_place;
+
     use super::*;
+
+    fn walk(cursor_at: abi::cg_at, places: &[(u64, u64)]) -> cg_walk {
+        let cursor_places = u32::try_from(places.len()).unwrap();
+        let mut walk = cg_walk { end: abi::CG_END_SLICE, cursor_at, cursor_places, ..cg_walk::default() };
+        for (place, (id, serial)) in walk.cursor.iter_mut().zip(places) {
+            *place = cg_place { id: *id, serial: *serial };
+        }
+        walk
+    }
+
+    fn places(walk: &cg_walk) -> Vec<(u64, u64, abi::cg_at)> {
+        let places = Cursor::of(walk).unwrap().places;
+        places.iter().map(|place| (place.cgroup_id, place.resume_serial, place.at)).collect()
+    }
 
     #[test]
     fn a_walk_goes_on_at_the_nearest_place_that_was_not_dying() {
-        let mut walk = cg_walk { end: abi::CG_END_SLICE, cursor_places: 3, ..cg_walk::default() };
-        walk.cursor_at = abi::CG_AT_DESCEND;
-        for (place, (id, serial)) in walk.cursor.iter_mut().zip([(0, 30), (20, 20), (10, 10)]) {
-            *place = cg_place { id, serial };
-        }
-        let cursor = Cursor::of(&walk).unwrap();
-        let places: Vec<_> = cursor.places().map(|place| (place.cgroup_id, place.serial, place.at)).collect();
-        assert_eq!(places, [(20, 30, abi::CG_AT_SEEK), (10, 20, abi::CG_AT_SEEK)]);
-        assert!(cursor.is_whole);
+        let walk = walk(abi::CG_AT_DESCEND, &[(0, 30), (20, 20), (10, 10)]);
+        assert_eq!(places(&walk), [(20, 30, abi::CG_AT_SEEK_BELOW), (10, 20, abi::CG_AT_SEEK_BELOW)]);
+    }
+
+    #[test]
+    fn a_seek_goes_on_for_what_was_sought() {
+        let walk = cg_walk { resume_serial: 39, ..walk(abi::CG_AT_SEEK, &[(130, 30), (120, 20), (110, 10)]) };
+        let below = abi::CG_AT_SEEK_BELOW;
+        assert_eq!(places(&walk), [(130, 39, abi::CG_AT_SEEK), (120, 39, below), (110, 20, below)]);
+    }
+
+    #[test]
+    fn a_cursor_is_whole_if_it_has_all_places() {
+        let mut walk = walk(abi::CG_AT_DESCEND, &[(20, 20), (10, 10)]);
+        assert!(Cursor::of(&walk).unwrap().is_whole);
         walk.cursor_places = abi::CG_PLACES_MAX + 1;
         assert!(!Cursor::of(&walk).unwrap().is_whole);
         walk.end = abi::CG_END_COMPLETE;

@@ -15,13 +15,11 @@ pub(super) struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    /// The record at this place, and what belongs to it, as a sample without its path. A group that the
+    /// The record at this place, and what belongs to it, as a sample without its ids and its path. A group that the
     /// record does not hold is absent.
     pub(super) fn sample(&self, drained: &Drained, slot: usize) -> Option<CgroupSample> {
         let record = drained.records.get(slot)?;
         let mut sample = CgroupSample {
-            cgroup_id: record.id,
-            parent_id: record.parent_id,
             hierarchy_id: record.hierarchy_id,
             level: record.level,
             ..CgroupSample::default()
@@ -94,8 +92,7 @@ mod tests {
     use super::*;
 
     fn drained(valid: u32, hierarchy_id: u32) -> Drained {
-        let record =
-            cg_record { id: 7, cpu_usage_ns: 5_999, valid, hierarchy_id, level: 1, ..cg_record::default() };
+        let record = cg_record { cpu_usage_ns: 5_999, valid, hierarchy_id, level: 1, ..cg_record::default() };
         let mut words = [3; abi::CG_DETAILS as usize];
         words[abi::CG_MEMORY_MAX as usize] = u64::MAX / 2 / 4096;
         let device = cg_io_device { slot: 1, major: 8, minor: 16, padding: 0, words: [1, 2, 3, 4, 5, 6] };

@@ -17,7 +17,7 @@ use super::{
     recorder::{Cost, Recorded, Recorder, Reopened, Row},
 };
 use crate::{
-    cgroupfs::{Child, Located, children, open_child},
+    cgroupfs::{Located, children, open_child},
     kernel::{AttachError, KernelError, Start, WalkRequest},
     walker::WalkError,
 };
@@ -30,8 +30,8 @@ const LEVELS_MAX: u32 = 256;
 struct LockedWalk<'recorder, 'request> {
     recorder: &'recorder mut Recorder,
     request: WalkRequest<'request>,
-    /// The id and level of its start, if a session has to be told.
-    known: Option<(u64, u32)>,
+    /// The level of its start, if a session has to be told.
+    start_level: Option<u32>,
     rows: Vec<Row>,
     cost: Cost,
 }
@@ -42,8 +42,8 @@ struct Subtree<'fd> {
     start: Start<'fd>,
     /// Levels below its start that are recorded.
     max_depth: u32,
-    /// The id and level of its start, where a session has to be told.
-    known: Option<(u64, u32)>,
+    /// The level of its start, where a session has to be told.
+    start_level: Option<u32>,
 }
 
 /// What became of a subtree in one session.
@@ -66,7 +66,7 @@ impl Recorder {
         let mut walk = LockedWalk {
             recorder: self,
             request: *request,
-            known: None,
+            start_level: None,
             rows: Vec::new(),
             cost: Cost::default(),
         };
@@ -82,8 +82,8 @@ impl LockedWalk<'_, '_> {
     /// Walks in one session. `None` if that is too much for one.
     fn in_one_session(&mut self) -> Result<Option<WalkEnd>, WalkError> {
         let WalkRequest { start, max_depth, .. } = self.request;
-        self.known = self.level_if_needed()?;
-        let top = Subtree { start, max_depth, known: self.known };
+        self.start_level = self.level_if_needed()?;
+        let top = Subtree { start, max_depth, start_level: self.start_level };
         Ok(match self.session(&top)? {
             Session::Whole(end) => Some(end.unwrap_or(WalkEnd::Complete)),
             Session::Gone => Some(WalkEnd::TargetGone),
@@ -101,7 +101,10 @@ impl LockedWalk<'_, '_> {
             Start::Directory(directory) => directory,
             Start::Id(id) => {
                 self.recorder.learn_names(&WalkRequest::ancestors(self.request.start), &mut self.cost)?;
-                match self.recorder.reopen(hierarchy_id, id)? {
+                let Some(serial) = self.recorder.tree.serial(hierarchy_id, id) else {
+                    return Ok(WalkEnd::TargetGone);
+                };
+                match self.recorder.reopen(hierarchy_id, serial)? {
                     Reopened::Found(found) => located = found,
                     Reopened::Gone | Reopened::Unnamed => return Ok(WalkEnd::TargetGone),
                 }
@@ -109,7 +112,7 @@ impl LockedWalk<'_, '_> {
             }
         };
         let start = Start::Directory(directory);
-        let top = Subtree { start, max_depth: self.request.max_depth, known: self.known };
+        let top = Subtree { start, max_depth: self.request.max_depth, start_level: self.start_level };
         let end = self.pieces(&top, directory, 1)?;
         // A walk to the children alone may have found that there are none left.
         let is_gone = self.rows.is_empty() && self.request.order != abi::CG_ORDER_CHILDREN;
@@ -117,7 +120,7 @@ impl LockedWalk<'_, '_> {
     }
 
     /// A walk that comes to its start last, and has a depth, has to know the start's level before.
-    fn level_if_needed(&mut self) -> Result<Option<(u64, u32)>, WalkError> {
+    fn level_if_needed(&mut self) -> Result<Option<u32>, WalkError> {
         let WalkRequest { start, order, max_depth, .. } = self.request;
         if order != abi::CG_ORDER_DESCENDANTS_POST || max_depth == u32::MAX {
             return Ok(None);
@@ -125,7 +128,7 @@ impl LockedWalk<'_, '_> {
         let alone = WalkRequest::of(start, abi::CG_ORDER_SELF_ONLY);
         let alone = self.recorder.kernel.walk_locked(&alone, None)?;
         self.cost.add_session(&alone);
-        Ok(alone.records.first().map(|record| (record.id, record.level)))
+        Ok(alone.records.first().map(|record| record.level))
     }
 
     /// A subtree that is too large for a session: its start alone, and its children's subtrees, in the
@@ -150,7 +153,7 @@ impl LockedWalk<'_, '_> {
             let opened = open_child(directory, &child);
             let opened = opened.map_err(|source| reopen_error(child.name.as_bytes(), source))?;
             let Some(opened) = opened else { continue };
-            if let Some(end) = self.child(top, &child, &opened, level)? {
+            if let Some(end) = self.child(top, &opened, level)? {
                 return Ok(Some(end));
             }
         }
@@ -165,14 +168,13 @@ impl LockedWalk<'_, '_> {
     fn child(
         &mut self,
         parent: &Subtree<'_>,
-        child: &Child,
         directory: &OwnedFd,
         level: u32,
     ) -> Result<Option<WalkEnd>, WalkError> {
         let subtree = Subtree {
             start: Start::Directory(directory.as_fd()),
             max_depth: if parent.max_depth == u32::MAX { u32::MAX } else { parent.max_depth - 1 },
-            known: parent.known.map(|(_, level)| (child.cgroup_id, level + 1)),
+            start_level: parent.start_level.map(|level| level + 1),
         };
         match self.piece(&subtree)? {
             Session::Whole(end) => Ok(end),
@@ -200,7 +202,7 @@ impl LockedWalk<'_, '_> {
             limit: if limit == 0 { 0 } else { limit.saturating_sub(recorded).max(1) },
             ..self.request
         };
-        let drained = self.recorder.kernel.walk_locked(&request, subtree.known)?;
+        let drained = self.recorder.kernel.walk_locked(&request, subtree.start_level)?;
         self.cost.add_session(&drained);
         let walk = drained.walk;
         let rows = self.recorder.learn(drained);

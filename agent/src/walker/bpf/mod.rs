@@ -33,6 +33,7 @@ use super::{
 };
 use observe::observe;
 use recorder::{Cost, Recorded, Recorder, Row};
+use tree::Named;
 
 pub(super) use self::{memory_stat::MemoryStatIndex, raw::RAWS, recorder::BpfWalk};
 
@@ -194,10 +195,10 @@ impl BpfEngine {
         cost: &mut Cost,
     ) -> Result<(), WalkError> {
         let path = if found.hierarchy_id() == 0 {
-            if self.recorder.path(0, flushed.cgroup_id).is_none() {
+            if self.recorder.path(0, flushed.serial).is_none() {
                 self.recorder.learn_names(&WalkRequest::ancestors(request.start), cost)?;
             }
-            self.recorder.path(0, flushed.cgroup_id).and_then(|path| unescape_path(&path).ok())
+            self.recorder.path(0, flushed.serial).and_then(|path| unescape_path(&path).ok())
         } else {
             found.topmost_path(request.order)
         };
@@ -236,7 +237,7 @@ impl BpfEngine {
         if self.recorder.kernel.facts().flushes_by_subsystem {
             self.freshen_by_files(&request, &found, &flushed, &mut cost)?;
         }
-        let path = self.recorder.path(found.hierarchy_id(), flushed.cgroup_id);
+        let path = self.recorder.path(found.hierarchy_id(), flushed.serial);
         Ok(FlushedSubtree {
             cgroup_id: flushed.cgroup_id,
             path: path.as_deref().unwrap_or_default().to_owned(),
@@ -254,7 +255,7 @@ impl BpfEngine {
         files: &mut Duration,
     ) -> Option<CgroupSample> {
         let Row { record, mut sample } = row;
-        let path = self.recorder.path(record.hierarchy_id, record.id)?;
+        let Named { cgroup_id, parent_id, path } = self.recorder.tree.named(&record)?;
         let hierarchy = self.hierarchies.by_id(record.hierarchy_id);
         let is_root = record.level == 0;
         if let Some(hierarchy) = hierarchy {
@@ -270,12 +271,13 @@ impl BpfEngine {
                     let read = read_metrics(hierarchy, &directory, is_root, from_files);
                     *files += started.elapsed();
                     // Another cgroup may have its path by now.
-                    if fs::metadata(&directory).is_ok_and(|found| found.ino() == record.id) {
+                    if fs::metadata(&directory).is_ok_and(|found| found.ino() == cgroup_id) {
                         set_from_files(&mut sample, read);
                     }
                 }
             }
         }
+        (sample.cgroup_id, sample.parent_id) = (cgroup_id, parent_id);
         path.as_ref().clone_into(&mut sample.path);
         Some(sample)
     }

@@ -112,8 +112,8 @@ impl Recorder {
 
     /// The path of a cgroup that was recorded; `None` if an ancestor was removed before its name was
     /// read.
-    pub(super) fn path(&mut self, hierarchy_id: u32, cgroup_id: u64) -> Option<Arc<str>> {
-        self.tree.path(hierarchy_id, cgroup_id)
+    pub(super) fn path(&mut self, hierarchy_id: u32, serial: u64) -> Option<Arc<str>> {
+        self.tree.path(hierarchy_id, serial)
     }
 
     /// Drops names of cgroups that are gone, now and then.
@@ -156,16 +156,33 @@ impl Recorder {
                 self.learn_names(&WalkRequest { limit: 0, stop_at_id: 0, ..names }, cost)?;
             }
         }
-        let Some(Row { record: first, .. }) = rows.first() else { return Ok(recorded) };
-        if self.tree.path(first.hierarchy_id, first.id).is_none() {
+        if rows.is_empty() {
+            return Ok(recorded);
+        }
+        if self.lacks_names(request.order, rows) {
             // A walk downward does not meet what is between its start and the root.
             self.learn_names(&WalkRequest::ancestors(request.start), cost)?;
+        }
+        if request.order == abi::CG_ORDER_DESCENDANTS_POST && self.lacks_names(request.order, rows) {
+            // It ended before it came to those above what it recorded.
+            let order = abi::CG_ORDER_DESCENDANTS_PRE;
+            self.learn_names(&WalkRequest { names_from: 0, ..WalkRequest::of(request.start, order) }, cost)?;
         }
         // Older ones are asked for no more; should one be met that no walk has named, it is learned.
         let newest = rows.iter().map(|row| row.record.serial).max().unwrap_or_default();
         let unnamed_from = self.unnamed_from.entry(hierarchy_id).or_default();
         *unnamed_from = (newest + 1).max(*unnamed_from);
         Ok(recorded)
+    }
+
+    /// Whether the names between the rows and the root are not all known. Where a parent comes before its
+    /// children, the ends tell for all.
+    fn lacks_names(&mut self, order: abi::cg_order, rows: &[Row]) -> bool {
+        let mut lacks = |row: &Row| self.tree.named(&row.record).is_none();
+        match order {
+            abi::CG_ORDER_DESCENDANTS_POST => rows.iter().any(lacks),
+            _ => rows.first().is_some_and(&mut lacks) || rows.last().is_some_and(lacks),
+        }
     }
 
     /// Takes in the names and places that a session brought, and gives its rows.
@@ -204,8 +221,9 @@ impl Recorder {
     }
 
     /// The directory of a cgroup that was recorded.
-    pub(super) fn reopen(&mut self, hierarchy_id: u32, cgroup_id: u64) -> Result<Reopened, WalkError> {
-        let Some(path) = self.tree.path(hierarchy_id, cgroup_id) else { return Ok(Reopened::Unnamed) };
+    pub(super) fn reopen(&mut self, hierarchy_id: u32, serial: u64) -> Result<Reopened, WalkError> {
+        let Some(cgroup_id) = self.tree.id(hierarchy_id, serial) else { return Ok(Reopened::Unnamed) };
+        let Some(path) = self.tree.path(hierarchy_id, serial) else { return Ok(Reopened::Unnamed) };
         let Ok(bytes) = unescape_path(&path) else { return Ok(Reopened::Unnamed) };
         match self.hierarchies.locate_in(hierarchy_id, &bytes) {
             Ok(located) if located.cgroup_id == cgroup_id => Ok(Reopened::Found(located)),
@@ -218,14 +236,19 @@ impl Recorder {
     /// The directory of a cgroup v2 cgroup whose id the kernel does not take, by the names of all that
     /// is mounted. `None` if there is no such cgroup.
     pub(super) fn locate_id(&mut self, cgroup_id: u64) -> Result<Option<Located>, WalkError> {
-        if let Reopened::Found(located) = self.reopen(0, cgroup_id)? {
+        if let Some(located) = self.reopen_id(cgroup_id)? {
             return Ok(Some(located));
         }
         let Ok(root) = self.hierarchies.locate_in(0, b"/") else { return Ok(None) };
         let start = Start::Directory(root.directory.as_fd());
         let all = WalkRequest { names_from: 0, ..WalkRequest::of(start, abi::CG_ORDER_DESCENDANTS_PRE) };
         self.learn_names(&all, &mut Cost::default())?;
-        match self.reopen(0, cgroup_id)? {
+        self.reopen_id(cgroup_id)
+    }
+
+    fn reopen_id(&mut self, cgroup_id: u64) -> Result<Option<Located>, WalkError> {
+        let Some(serial) = self.tree.serial(0, cgroup_id) else { return Ok(None) };
+        match self.reopen(0, serial)? {
             Reopened::Found(located) => Ok(Some(located)),
             Reopened::Gone | Reopened::Unnamed => Ok(None),
         }

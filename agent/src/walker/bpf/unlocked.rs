@@ -75,8 +75,8 @@ impl Recorder {
         cursor: &Cursor,
         cost: &mut Cost,
     ) -> Result<Option<Drained>, WalkError> {
-        for place in cursor.places() {
-            if let Some(slice) = self.slice_at(request, cursor.hierarchy_id, place, cost)? {
+        for place in &cursor.places {
+            if let Some(slice) = self.slice_at(request, cursor.hierarchy_id, *place, cost)? {
                 return Ok(Some(slice));
             }
         }
@@ -100,7 +100,7 @@ impl Recorder {
         let start = if hierarchy_id == 0 && self.takes_ids {
             Start::Id(place.cgroup_id)
         } else {
-            match self.reopen_named(request, hierarchy_id, place.cgroup_id, cost)? {
+            match self.reopen_named(request, hierarchy_id, place.serial, cost)? {
                 Some(found) => located = found,
                 None => return Ok(None),
             }
@@ -119,10 +119,10 @@ impl Recorder {
         &mut self,
         request: &WalkRequest<'_>,
         hierarchy_id: u32,
-        cgroup_id: u64,
+        serial: u64,
         cost: &mut Cost,
     ) -> Result<Option<Located>, WalkError> {
-        let mut reopened = self.reopen(hierarchy_id, cgroup_id)?;
+        let mut reopened = self.reopen(hierarchy_id, serial)?;
         if matches!(reopened, Reopened::Unnamed) {
             if request.order == abi::CG_ORDER_ANCESTORS_UP {
                 return Err(WalkError::TooDeep);
@@ -142,7 +142,7 @@ impl Recorder {
             if request.order != order || request.names_from != 0 {
                 self.learn_names(&names, cost)?;
             }
-            reopened = self.reopen(hierarchy_id, cgroup_id)?;
+            reopened = self.reopen(hierarchy_id, serial)?;
         }
         match reopened {
             Reopened::Found(located) => Ok(Some(located)),
