@@ -93,7 +93,7 @@ impl AgentService for Agent {
         _request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<GetCapabilitiesResponse>, Status> {
         let collectors = self.walker.collectors().await.map_err(WireError::from)?;
-        Ok(Response::new(GetCapabilitiesResponse { collectors, ..self.capabilities.clone() }))
+        Ok(Response::new(capabilities::with_collectors(self.capabilities.clone(), collectors)))
     }
 
     async fn list_collectors(
