@@ -28,9 +28,9 @@ use tonic::service::Routes;
 
 use crate::{
     cgroupfs::{Hierarchies, HierarchyError},
+    collectors::Collectors,
     config::{AgentConfig, BpfUse},
     identity::{Identity, IdentityError},
-    collectors::Collectors,
     kernel::{Bounds, Kernel, LoadError, PinError, Pins},
     sampler::Sampler,
     service::Agent,

@@ -18,7 +18,8 @@ mod sys;
 mod walks;
 
 pub use collectors::{
-    CgroupKey, Collector, CollectorState, Folding, Own, PinError, Pins, SwitchError, Total, load_all as load_collectors,
+    CgroupKey, Collector, CollectorState, Folding, Own, PinError, Pins, SwitchError, Total,
+    load_all as load_collectors,
 };
 pub use error::{AttachError, KernelError, LoadError};
 pub use facts::Facts;

@@ -2,8 +2,8 @@
 
 use cgfleet_privileges::{Held, PrivilegeError};
 use cgfleet_proto::v1::{
-    AgentLimit, CgroupLayout, Collector, CollectorFolding, CollectorState, EngineCapability, GetCapabilitiesResponse, Hierarchy, MetricCapability,
-    Privileges, Source,
+    AgentLimit, CgroupLayout, Collector, CollectorFolding, CollectorState, EngineCapability,
+    GetCapabilitiesResponse, Hierarchy, MetricCapability, Privileges, Source,
 };
 
 use super::spec;

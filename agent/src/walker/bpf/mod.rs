@@ -92,12 +92,7 @@ impl BpfEngine {
         self.try_flush(target).map_err(|error| error.at("target", target))
     }
 
-    fn try_walk(
-        &mut self,
-        spec: &WalkSpec,
-        engine: BpfWalk,
-        needs_flush: bool,
-    ) -> Result<Walked, WalkError> {
+    fn try_walk(&mut self, spec: &WalkSpec, engine: BpfWalk, needs_flush: bool) -> Result<Walked, WalkError> {
         let found = self.find("spec.target", &spec.target)?;
         let stop_at = spec.stop_at_in(&self.hierarchies, found.hierarchy_id())?;
         let request = WalkRequest {
@@ -174,7 +169,8 @@ impl BpfEngine {
         }
         let is_v2 = found.hierarchy_id() == 0;
         // Of v1, the CPU time is read from files.
-        let flushed = if is_v2 || needs_flush { self.recorder.flush_topmost(request)? } else { Flushed::default() };
+        let flushed =
+            if is_v2 || needs_flush { self.recorder.flush_topmost(request)? } else { Flushed::default() };
         let by_files = request.groups & STATISTICS != 0
             && (!is_v2 || self.recorder.kernel.facts().flushes_by_subsystem && flushed.cgroup_id != 0);
         if by_files {
