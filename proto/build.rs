@@ -5,7 +5,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
+    "cgfleet/v1/flush.proto",
     "cgfleet/v1/sample.proto",
     "cgfleet/v1/walk.proto",
     "cgfleet/v1/error.proto",

@@ -10,6 +10,7 @@ use prost_types::FieldMask;
 
 use crate::{
     exit::EXIT_CODES,
+    flush::FlushOptions,
     moment::{InvalidMoment, parse_moment},
     output::Format,
     target::parse_target,
@@ -238,9 +239,11 @@ pub(crate) struct QueryArgs {
 pub(crate) struct FlushArgs {
     #[command(flatten)]
     pub(crate) hosts: HostArgs,
-    /// The top of the subtree to flush [default: the cgroup v2 root]
+    /// The cgroup [default: the cgroup v2 root]
     #[arg(value_parser = parse_target)]
     pub(crate) target: Option<CgroupTarget>,
+    #[command(flatten)]
+    pub(crate) options: FlushOptions,
     #[command(flatten)]
     pub(crate) host_timeout: HostTimeoutArgs,
     #[command(flatten)]

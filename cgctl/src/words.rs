@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use cgfleet_model::{Comparison, Condition, MetricGroup};
 use cgfleet_proto::v1::{
-    self, CgroupLayout, CgroupOrder, CgroupSample, GapReason, HierarchyJoin, HostState, MetricKind, Source,
-    WalkEnd, WalkEngine,
+    self, CgroupLayout, CgroupOrder, CgroupSample, FlushMethod, FlushOutcome, GapReason, HierarchyJoin,
+    HostState, MetricKind, Source, WalkEnd, WalkEngine,
 };
 
 /// The order of a walk.
@@ -111,6 +111,8 @@ words! {
     gap_reason(GapReason, "GAP_REASON_");
     metric_kind(MetricKind, "METRIC_KIND_");
     cgroup_layout(CgroupLayout, "CGROUP_LAYOUT_");
+    flush_outcome(FlushOutcome, "FLUSH_OUTCOME_");
+    flush_method(FlushMethod, "FLUSH_METHOD_");
 }
 
 /// Where the groups of a sample were read: `bpf`, `file`, or `bpf+file`.

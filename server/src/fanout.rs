@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use cgfleet_proto::v1::{
-    AgentServiceFlushRequest, AgentServiceFlushResponse, CgroupTarget, HostSamples, WalkRequest, WalkSpec,
-    WalkSummary, agent_service_client::AgentServiceClient, walk_response::Event,
+    AgentServiceFlushRequest, AgentServiceFlushResponse, HostSamples, WalkRequest, WalkSpec, WalkSummary,
+    agent_service_client::AgentServiceClient, walk_response::Event,
 };
 use futures::{StreamExt as _, stream};
 use tokio::{
@@ -144,14 +144,14 @@ pub(crate) type HostFlushed = (Arc<Host>, Result<AgentServiceFlushResponse, Host
 /// Flushes on every host; outcomes come as the hosts answer.
 pub(crate) fn flush_all(
     hosts: Vec<Arc<Host>>,
-    target: Option<CgroupTarget>,
+    request: AgentServiceFlushRequest,
     limits: Limits,
 ) -> impl futures::Stream<Item = HostFlushed> + Send {
     let flushes = stream::iter(hosts).map(move |host| {
-        let target = target.clone();
+        let request = request.clone();
         async move {
             let limit = limits.of_next_host();
-            let request = request_within(limit, AgentServiceFlushRequest { target });
+            let request = request_within(limit, request);
             let mut agent = AgentServiceClient::new(host.channel());
             let outcome = match timeout(limit, agent.flush(request)).await {
                 Ok(Ok(response)) => answer_of(&host, response.into_inner()),

@@ -1,4 +1,4 @@
-//! Query and Flush over many hosts.
+//! Query over many hosts, and what every call over many hosts has: whom it asks, and how long.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,10 +6,8 @@ use cgfleet_model::{Metric, UnknownMetric};
 use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{
-        AgentServiceFlushResponse, CgroupOrder, Comparison, Condition, FleetServiceFlushRequest,
-        FleetServiceFlushResponse, HierarchyJoin, HostFlush, HostResult, HostSelector, QueryRequest,
-        QueryResponse, QuerySummary, WalkEnd, WalkEngine, WalkSpec, fleet_service_flush_response,
-        host_result, query_response::Event,
+        CgroupOrder, Comparison, Condition, HierarchyJoin, HostResult, HostSelector, QueryRequest,
+        QueryResponse, QuerySummary, WalkEnd, WalkEngine, WalkSpec, host_result, query_response::Event,
     },
 };
 use cgfleet_rpc::{deadline, wire_error::WireError};
@@ -20,7 +18,7 @@ use tracing::Instrument as _;
 
 use super::{Answers, Fleet};
 use crate::{
-    fanout::{self, HostFlushed, HostWalk, Limits, Part},
+    fanout::{self, HostWalk, Limits, Part},
     hosts::Host,
 };
 
@@ -96,31 +94,6 @@ fn tally(summary: &mut QuerySummary, result: &HostResult) {
     }
 }
 
-pub(super) fn flush(
-    fleet: &Fleet,
-    request: Request<FleetServiceFlushRequest>,
-) -> Result<Answers<FleetServiceFlushResponse>, WireError> {
-    let (metadata, _, request) = request.into_parts();
-    let limits = limits(fleet, &metadata, request.host_timeout)?;
-    let hosts = select(fleet, &request.hosts.unwrap_or_default())?;
-    let flushed = fanout::flush_all(hosts, request.target, limits);
-    Ok(Box::pin(flushed.map(|flushed| Ok(flush_response(flushed)))))
-}
-
-fn flush_response((host, outcome): HostFlushed) -> FleetServiceFlushResponse {
-    let outcome = match outcome {
-        Ok(AgentServiceFlushResponse { cgroup_id, path, flush_ns, flushed_at, .. }) => {
-            fleet_service_flush_response::Outcome::Flush(HostFlush { cgroup_id, path, flush_ns, flushed_at })
-        }
-        Err(error) => fleet_service_flush_response::Outcome::Error(error.into()),
-    };
-    FleetServiceFlushResponse {
-        host_id: host.host_id().to_string(),
-        hostname: host.record().hostname,
-        outcome: Some(outcome),
-    }
-}
-
 /// Refuses here what every agent would refuse, so that the answer is one error and not a thousand.
 fn checked(spec: Option<WalkSpec>) -> Result<WalkSpec, WireError> {
     let spec = spec.ok_or_else(|| WireError::invalid_field("spec", "", "a walk's specification"))?;
@@ -152,7 +125,7 @@ fn check_condition(Condition { metric, comparison, .. }: &Condition) -> Result<(
     Ok(())
 }
 
-fn limits(
+pub(super) fn limits(
     fleet: &Fleet,
     metadata: &MetadataMap,
     asked: Option<prost_types::Duration>,
@@ -173,7 +146,7 @@ fn limits(
     })
 }
 
-fn select(fleet: &Fleet, selector: &HostSelector) -> Result<Vec<Arc<Host>>, WireError> {
+pub(super) fn select(fleet: &Fleet, selector: &HostSelector) -> Result<Vec<Arc<Host>>, WireError> {
     match (selector.all, selector.hosts.as_slice()) {
         (true, []) => Ok(fleet.hosts.all()),
         (true, named) => Err(WireError::invalid_field("hosts", named.join(","), "names or all, not both")),
