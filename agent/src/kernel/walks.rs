@@ -139,6 +139,8 @@ impl Cursor {
 pub struct Flushed {
     /// The cgroup whose subtree was flushed; 0 if none had to be.
     pub cgroup_id: u64,
+    /// Whether the memory controller's statistics were flushed by themselves, where they have to be.
+    pub memory: bool,
     /// Time in the flush, in nanoseconds.
     pub flush_ns: u64,
     /// Time for which the session held cgroup_mutex, in nanoseconds.
@@ -219,6 +221,7 @@ impl Kernel {
         let walk = control.get(0).unwrap_or_default();
         Ok(Flushed {
             cgroup_id: walk.flushed_id,
+            memory: walk.flushed_memory != 0,
             flush_ns: walk.flush_ns,
             mutex_held_ns: walk.flush_mutex_held_ns,
             visited: walk.visited > 0,

@@ -11,7 +11,7 @@ use cgfleet_model::{MetricSet, unescape_path};
 
 use super::{BpfEngine, BpfWalk, RSTAT_GROUPS};
 use crate::{
-    kernel::WalkRequest,
+    kernel::{Flushed, WalkRequest},
     walker::{
         Order, WalkError,
         flush::{
@@ -23,7 +23,7 @@ use crate::{
 
 /// Why a controller's statistics are flushed by its file: kernel/cgroup/rstat.c, css_rstat_flush.
 pub(super) const BY_SUBSYSTEM: &str =
-    "on this kernel a program's flush is that of CPU time, and the controller's is out of its reach";
+    "on this kernel a program's flush leaves that controller's statistics alone, and cannot reach them";
 
 impl BpfEngine {
     /// Finds the cgroup to flush, and what is above it.
@@ -61,7 +61,7 @@ impl BpfEngine {
         let path = path.as_deref().unwrap_or_default().to_owned();
         let started = Instant::now();
         let directory = self.directory_of(hierarchy_id, flushed.cgroup_id, &path);
-        let subsystems = self.flush_the_rest(hierarchy_id, directory.as_deref(), path == "/");
+        let subsystems = self.flush_the_rest(&flushed, hierarchy_id, directory.as_deref(), path == "/");
         Ok(Some(FlushedSubtree {
             cgroup_id: flushed.cgroup_id,
             path,
@@ -83,6 +83,7 @@ impl BpfEngine {
     /// Flushes what the program did not, and says what became of each subsystem that the cgroup has.
     fn flush_the_rest(
         &self,
+        by_programs: &Flushed,
         hierarchy_id: u32,
         directory: Option<&Path>,
         is_root: bool,
@@ -92,7 +93,11 @@ impl BpfEngine {
         // CPU time of cgroup v1 is not in rstat.
         let is_v2 = hierarchy_id == 0;
         let mut flushed: Vec<_> = is_v2.then(|| by_program(Subsystem::Cpu)).into_iter().collect();
-        let controllers = self.controllers_of(hierarchy_id);
+        let mut controllers = self.controllers_of(hierarchy_id);
+        if by_programs.memory {
+            flushed.push(by_program(Subsystem::Memory));
+            controllers.retain(|subsystem| *subsystem != Subsystem::Memory);
+        }
         let by_subsystem = self.recorder.kernel.facts().flushes_by_subsystem;
         match directory {
             Some(directory) if by_subsystem => {

@@ -171,8 +171,9 @@ impl BpfEngine {
         Ok(flushed)
     }
 
-    /// Where rstat is flushed by controller, no program may flush memory or io: reading their files does
-    /// (mm/memcontrol.c, mem_cgroup_flush_stats, past its threshold; block/blk-cgroup.c, blkcg_print_stat).
+    /// Where rstat is flushed by controller, no program may flush io, nor memory before 7.0: reading their
+    /// files does (mm/memcontrol.c, mem_cgroup_flush_stats, past its threshold; block/blk-cgroup.c,
+    /// blkcg_print_stat).
     fn freshen_by_files(
         &mut self,
         request: &WalkRequest<'_>,
@@ -196,6 +197,7 @@ impl BpfEngine {
             [(Subsystem::Memory, abi::CG_GROUP_MEMORY_STAT), (Subsystem::Io, abi::CG_GROUP_IO)]
                 .into_iter()
                 .filter_map(|(subsystem, group)| (request.groups & group != 0).then_some(subsystem))
+                .filter(|subsystem| !(flushed.memory && *subsystem == Subsystem::Memory))
                 .collect();
         // What could not be flushed is as fresh as the kernel keeps it.
         let _ = flush_by_files(&directory, path == b"/", &wanted, BY_SUBSYSTEM);
