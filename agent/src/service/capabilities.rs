@@ -102,6 +102,8 @@ fn limits(config: &AgentConfig) -> Vec<AgentLimit> {
         ("locked_rows_max", config.locked_rows_max),
         ("collector_cgroups_max", config.collector_cgroups_max),
         ("walk_queue_max", config.walk_queue_max),
+        ("flush_waiters_max", config.flush_waiters_max),
+        ("flushes_per_second_max", config.flushes_per_second_max),
         ("subscribers_max", config.subscribers_max),
     ];
     limits.map(|(key, value)| AgentLimit { key: key.to_owned(), value: value.into() }).into()
