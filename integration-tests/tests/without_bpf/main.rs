@@ -245,7 +245,7 @@ async fn the_log_capabilities_and_doctor_say_so() -> Result<()> {
             let why = match metric.source() {
                 Source::File => "without BPF, every value is read from its file",
                 Source::Unspecified if has_file => "no hierarchy that is mounted has it",
-                Source::Unspecified => "without BPF, no collector counts it",
+                Source::Unspecified => lacking.reason(),
                 Source::Bpf | Source::Rstat | Source::Fold => "no source but files",
             };
             assert!(metric.reason.contains(why), "{lacking:?}: {metric:?}");
