@@ -80,7 +80,9 @@ impl Prepared {
 fn pins(config: &AgentConfig) -> Result<Option<Pins>, AgentError> {
     match Pins::new(&config.bpffs_dir) {
         Ok(pins) => Ok(Some(pins)),
-        Err(error @ (PinError::InUse { .. } | PinError::NotBpffs { .. })) => Err(error.into()),
+        Err(error @ (PinError::InUse { .. } | PinError::NotBpffs { .. } | PinError::NotOurs { .. })) => {
+            Err(error.into())
+        }
         Err(error @ PinError::Directory { .. }) => {
             tracing::warn!(%error, "what collectors count is lost when the agent ends");
             Ok(None)

@@ -281,6 +281,8 @@ struct cg_collector_state {
 	__u64 cgroups; /* that have a place in its maps */
 	__u64 cgroups_peak; /* the most that ever had */
 	__u64 dropped_events; /* without a place: counted at an ancestor */
+	__u64 dropped_serial; /* of the newest cgroup with such an event */
+	__u64 lost_events; /* counted nowhere */
 };
 
 /* Words of a collector that measures how long something takes. */

@@ -1,6 +1,6 @@
 //! Where the kernel does not fold: the sums of subtrees from what was counted in each cgroup. Pure.
 
-use std::collections::HashMap;
+use std::{cmp::Reverse, collections::HashMap};
 
 use cgfleet_model::{Collector, Metric, MetricKind};
 
@@ -37,7 +37,7 @@ pub(super) fn fold(
 ) -> HashMap<CgroupKey, Vec<u64>> {
     let mut totals = own;
     let mut children_first: Vec<CgroupKey> = parents.keys().copied().collect();
-    children_first.sort_by_cached_key(|key| std::cmp::Reverse(level(*key, parents)));
+    children_first.sort_by_cached_key(|key| (Reverse(level(*key, parents)), key.hierarchy_id, key.cgroup_id));
     for key in children_first {
         let Some(parent_id) = parents.get(&key).copied().filter(|id| *id != 0) else { continue };
         let Some(words) = totals.get(&key).cloned() else { continue };

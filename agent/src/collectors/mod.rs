@@ -6,14 +6,17 @@
 mod fold;
 mod released;
 
-use std::{collections::HashMap, io};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+};
 
 use cgfleet_model::{Collector, MetricSet};
 use cgfleet_proto::v1::{self, CgroupSample, CollectorFolding, CollectorState, Source};
 
 use crate::{
     cgroupfs::Hierarchies,
-    kernel::{self, CgroupKey, Folding, LoadError, SwitchError},
+    kernel::{self, CgroupKey, Folding, LoadError, SwitchError, Total},
 };
 use fold::{Merge, fold};
 
@@ -55,12 +58,15 @@ struct Entry {
     collector: Collector,
     /// The reason if it cannot be used.
     loaded: Result<kernel::Collector, String>,
+    /// Cgroups that have a place though nothing was counted: the roots.
+    roots: u64,
 }
 
 impl Collectors {
     /// None at all, for this reason.
     pub fn none(reason: &str) -> Self {
-        let entry = |collector: &Collector| Entry { collector: *collector, loaded: Err(reason.to_owned()) };
+        let entry =
+            |collector: &Collector| Entry { collector: *collector, loaded: Err(reason.to_owned()), roots: 0 };
         Self { all: Collector::ALL.iter().map(entry).collect() }
     }
 
@@ -82,7 +88,7 @@ impl Collectors {
             if let Err(reason) = &loaded {
                 tracing::warn!(%collector, reason, "the collector cannot be used");
             }
-            Entry { collector: *collector, loaded }
+            Entry { collector: *collector, loaded, roots: roots(hierarchies).count() as u64 }
         };
         Self { all: Collector::ALL.iter().map(entry).collect() }
     }
@@ -113,67 +119,58 @@ impl Collectors {
     }
 
     /// Puts what was counted into samples; `flushed_id` is the cgroup that was flushed before, 0 for none.
-    pub fn fill(
-        &self,
-        samples: &mut [CgroupSample],
-        metrics: MetricSet,
-        flushed_id: u64,
-    ) -> Result<(), CollectorError> {
-        for Entry { collector, loaded } in &self.all {
-            let Ok(loaded) = loaded else { continue };
-            if !metrics.touches(collector.group()) {
-                continue;
-            }
-            let read = |source| CollectorError::Read { collector: *collector, source };
-            let state = loaded.state().map_err(read)?;
-            // Of what was never switched on since the host was started, there is nothing to say.
-            if !loaded.is_on() && state.cgroups_peak <= 1 {
-                continue;
-            }
-            let totals = totals(*collector, loaded, samples).map_err(read)?;
-            let counted = Counted {
-                collector: *collector,
-                metrics,
-                source: source(loaded.folding()),
-                flushed_id,
-                is_full: state.dropped_events > 0,
-                words: loaded.words(),
-            };
-            for sample in samples.iter_mut() {
-                counted.fill(sample, totals.get(&key_of(sample)));
+    /// A collector that cannot be read is left out.
+    pub fn fill(&self, samples: &mut [CgroupSample], metrics: MetricSet, flushed_id: u64) {
+        for entry in self.all.iter().filter(|entry| metrics.touches(entry.collector.group())) {
+            if let Err(error) = entry.fill(samples, metrics, flushed_id) {
+                tracing::warn!(collector = %entry.collector, %error, "what it counted cannot be read");
             }
         }
-        Ok(())
     }
 }
 
-/// Sums of the samples' cgroups, and perhaps of others.
+/// Sums of the samples' cgroups, and perhaps of others; and which of them are not whole.
 fn totals(
     collector: Collector,
     loaded: &kernel::Collector,
     samples: &[CgroupSample],
-) -> io::Result<HashMap<CgroupKey, Vec<u64>>> {
+) -> io::Result<HashMap<CgroupKey, Sums>> {
     if *loaded.folding() == Folding::Rstat {
+        let sums = |(key, total): (CgroupKey, Total)| (key, Sums::of(total.is_partial, total.words));
         if samples.len() > LOOKUPS_MAX {
-            let totals = loaded.totals()?;
-            return Ok(totals.into_iter().map(|(key, total)| (key, total.words)).collect());
+            return Ok(loaded.totals()?.into_iter().map(sums).collect());
         }
         let looked_up = samples.iter().map(key_of).map(|key| Ok((key, loaded.total(key)?)));
         let looked_up: io::Result<Vec<_>> = looked_up.collect();
-        let found = looked_up?.into_iter().filter_map(|(key, total)| Some((key, total?.words)));
-        return Ok(found.collect());
+        let found = looked_up?.into_iter().filter_map(|(key, total)| Some((key, total?)));
+        return Ok(found.map(sums).collect());
     }
     let merge = Merge::of(collector);
-    let (mut parents, mut counted) = (HashMap::new(), HashMap::new());
+    let (mut parents, mut counted, mut partial) = (HashMap::new(), HashMap::new(), HashSet::new());
     for (key, total) in loaded.totals()? {
         parents.insert(key, total.parent_id);
         counted.insert(key, total.pending);
+        if total.is_partial {
+            partial.insert(key);
+        }
     }
-    for own in loaded.own()? {
-        let words = counted.entry(own.key).or_insert_with(|| vec![0; loaded.words()]);
-        own.cpus.iter().for_each(|cpu| merge.add(words, cpu));
+    for (key, words) in loaded.own(|to, from| merge.add(to, from))? {
+        merge.add(counted.entry(key).or_insert_with(|| vec![0; loaded.words()]), &words);
     }
-    Ok(fold(merge, counted, &parents))
+    let folded = fold(merge, counted, &parents);
+    Ok(folded.into_iter().map(|(key, words)| (key, Sums::of(partial.contains(&key), words))).collect())
+}
+
+/// A collector's numbers of a cgroup and all below it.
+struct Sums {
+    /// `None`: some events that are missing here may be counted at an ancestor.
+    words: Option<Vec<u64>>,
+}
+
+impl Sums {
+    fn of(is_partial: bool, words: Vec<u64>) -> Self {
+        Self { words: (!is_partial).then_some(words) }
+    }
 }
 
 /// What is known when one collector's numbers are put into samples.
@@ -187,17 +184,18 @@ struct Counted {
 }
 
 impl Counted {
-    fn fill(&self, sample: &mut CgroupSample, total: Option<&Vec<u64>>) {
+    fn fill(&self, sample: &mut CgroupSample, total: Option<&Sums>) {
         let is_root = sample.parent_id == 0;
         if is_root && self.source == Source::Rstat && self.flushed_id != sample.cgroup_id {
             // Its sum waits for a flush of the whole host.
             return;
         }
         match total {
-            Some(words) => self.set(sample, words),
+            Some(Sums { words: Some(words) }) => self.set(sample, words),
+            Some(Sums { words: None }) => sample.set_overflowed(self.collector, self.source),
+            None if !self.counts_everywhere(sample) => {}
             None if self.is_full => sample.set_overflowed(self.collector, self.source),
-            None if self.counts_everywhere(sample) => self.set(sample, &vec![0; self.words]),
-            None => {}
+            None => self.set(sample, &vec![0; self.words]),
         }
     }
 
@@ -233,8 +231,30 @@ impl Counted {
 }
 
 impl Entry {
+    fn fill(&self, samples: &mut [CgroupSample], metrics: MetricSet, flushed_id: u64) -> io::Result<()> {
+        let Self { collector, loaded: Ok(loaded), roots } = self else { return Ok(()) };
+        let state = loaded.state()?;
+        // Of what was never switched on since the host was started, there is nothing to say.
+        if !loaded.is_on() && state.cgroups_peak <= *roots {
+            return Ok(());
+        }
+        let totals = totals(*collector, loaded, samples)?;
+        let counted = Counted {
+            collector: *collector,
+            metrics,
+            source: source(loaded.folding()),
+            flushed_id,
+            is_full: state.dropped_events > 0,
+            words: loaded.words(),
+        };
+        for sample in samples.iter_mut() {
+            counted.fill(sample, totals.get(&key_of(sample)));
+        }
+        Ok(())
+    }
+
     fn to_wire(&self) -> Result<v1::Collector, CollectorError> {
-        let Self { collector, loaded } = self;
+        let Self { collector, loaded, .. } = self;
         let mut wire = v1::Collector {
             name: collector.name().to_owned(),
             description: collector.description().to_owned(),
@@ -266,6 +286,7 @@ impl Entry {
         wire.cgroups_peak = state.cgroups_peak;
         wire.cgroups_max = loaded.cgroups_max().into();
         wire.dropped_events = state.dropped_events;
+        wire.lost_events = state.lost_events;
         wire.bytes_per_cgroup = bytes as u64;
         wire.bytes_per_cgroup_and_cpu = bytes_of_cpu as u64;
         Ok(wire)
@@ -279,15 +300,26 @@ fn prepare(
     is_wanted: bool,
 ) -> Result<kernel::Collector, String> {
     let because = |error: io::Error| format!("prepare its maps: {error}");
-    for root in hierarchies.iter().filter(|hierarchy| hierarchy.is_v2() && hierarchy.root_id != 0) {
-        let key = CgroupKey { hierarchy_id: root.id, cgroup_id: root.root_id };
-        loaded.admit_root(key).map_err(because)?;
+    for root in roots(hierarchies) {
+        loaded.admit_root(root).map_err(because)?;
     }
-    released::release(&loaded, Merge::of(collector), hierarchies).map_err(because)?;
+    let merge = Merge::of(collector);
+    released::release(&loaded, merge, hierarchies).map_err(because)?;
+    released::settle(&loaded, merge).map_err(because)?;
+    let cgroups = loaded.count_cgroups().map_err(because)?;
+    if cgroups > roots(hierarchies).count() as u64 {
+        loaded.keep_up().map_err(|error| error.to_string())?;
+    }
     if is_wanted {
         loaded.switch_on().map_err(|error| error.to_string())?;
     }
     Ok(loaded)
+}
+
+/// The roots of all hierarchies; none in a cgroup namespace, where what looks like a root is none.
+fn roots(hierarchies: &Hierarchies) -> impl Iterator<Item = CgroupKey> {
+    let known = hierarchies.iter().filter(|hierarchy| hierarchy.root_id != 0 && !hierarchies.has_namespace());
+    known.map(|hierarchy| CgroupKey { hierarchy_id: hierarchy.id, cgroup_id: hierarchy.root_id })
 }
 
 fn source(folding: &Folding) -> Source {

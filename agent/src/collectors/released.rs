@@ -19,7 +19,7 @@ pub(super) fn release(collector: &Collector, merge: Merge, hierarchies: &Hierarc
     let parents: HashMap<CgroupKey, u64> =
         collector.totals()?.into_iter().map(|(key, total)| (key, total.parent_id)).collect();
     // A namespace shows a part of the tree only.
-    if parents.len() <= 1 || hierarchies.has_namespace() {
+    if parents.is_empty() || hierarchies.has_namespace() {
         return Ok(());
     }
     let mut there = HashSet::new();
@@ -30,6 +30,15 @@ pub(super) fn release(collector: &Collector, merge: Merge, hierarchies: &Hierarc
     let mut gone: Vec<CgroupKey> = parents.keys().copied().filter(|key| !there.contains(key)).collect();
     gone.sort_by_cached_key(|key| Reverse(level(*key, &parents)));
     gone.into_iter().try_for_each(|key| collector.release(key, |to, from| merge.add(to, from)))
+}
+
+/// Folds what was counted while nothing folded, children first.
+pub(super) fn settle(collector: &Collector, merge: Merge) -> io::Result<()> {
+    let parents: HashMap<CgroupKey, u64> =
+        collector.totals()?.into_iter().map(|(key, total)| (key, total.parent_id)).collect();
+    let mut keys: Vec<CgroupKey> = parents.keys().copied().collect();
+    keys.sort_by_cached_key(|key| Reverse(level(*key, &parents)));
+    collector.settle(&keys, |to, from| merge.add(to, from))
 }
 
 /// Adds every cgroup of a hierarchy that has a directory.

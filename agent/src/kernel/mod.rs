@@ -18,7 +18,7 @@ mod sys;
 mod walks;
 
 pub use collectors::{
-    CgroupKey, Collector, CollectorState, Folding, Own, PinError, Pins, SwitchError, Total,
+    CgroupKey, Collector, CollectorState, Folding, PinError, Pins, SwitchError, Total,
     load_all as load_collectors,
 };
 pub use error::{AttachError, KernelError, LoadError};

@@ -112,9 +112,7 @@ impl AgentService for Agent {
             CollectorState::On => true,
             CollectorState::Off => false,
             CollectorState::Unspecified | CollectorState::Unavailable => {
-                return Err(
-                    WireError::invalid_field("state", request.state().as_str_name(), "ON or OFF").into()
-                );
+                return Err(WireError::invalid_field("state", request.state, STATES).into());
             }
         };
         let collector = self.walker.switch_collector(collector, on).await.map_err(WireError::from)?;
@@ -122,6 +120,9 @@ impl AgentService for Agent {
         Ok(Response::new(AgentServiceSetCollectorResponse { collector: Some(collector), host_id }))
     }
 }
+
+/// What a collector can be switched to.
+const STATES: &str = "COLLECTOR_STATE_ON (1), COLLECTOR_STATE_OFF (2)";
 
 /// Cuts samples into messages, as they are taken.
 struct Batches<I>(I);

@@ -97,7 +97,7 @@ impl Engine {
             Ok(bpf) => {
                 let mut walked = bpf.walk(spec, walk, self.collectors.needs_flush(spec.metrics))?;
                 let flushed_id = walked.summary.flushed_cgroup_id;
-                self.collectors.fill(&mut walked.samples, spec.metrics, flushed_id)?;
+                self.collectors.fill(&mut walked.samples, spec.metrics, flushed_id);
                 Ok(walked)
             }
             Err(reason) => {

@@ -62,7 +62,7 @@ int BPF_PROG(request_issued, struct request *request)
 		return 0;
 	issued.at_ns = bpf_ktime_get_ns();
 	if (bpf_map_update_elem(&requests, &address, &issued, BPF_ANY))
-		count_drop();
+		count_loss();
 	return 0;
 }
 
@@ -86,10 +86,10 @@ int BPF_PROG(request_completed, struct request *request)
 	if (!issued)
 		return 0;
 	to = counts_at(&issued->key);
-	if (to)
+	if (!to)
+		count_loss();
+	else if (!is_stale(issued->at_ns))
 		add_latency(to, bpf_ktime_get_ns() - issued->at_ns);
-	else
-		count_drop();
 	bpf_map_delete_elem(&requests, &address);
 	return 0;
 }

@@ -61,6 +61,8 @@ struct own {
 /* Of one cgroup and all below it. */
 struct total {
 	__u64 parent_id; /* 0: the root of its hierarchy */
+	/* 1: events that are missing here may be counted at an ancestor. */
+	__u64 is_partial;
 	struct counts counts;
 	/*
 	 * Not in counts yet: from children, also from those that are gone, and
@@ -98,6 +100,14 @@ struct {
 	__type(value, struct cg_collector_state);
 } state SEC(".maps");
 
+/* When the agent switched it on, of CLOCK_MONOTONIC. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} on_since_ns SEC(".maps");
+
 /* Too large for the stack. */
 struct own no_own;
 struct total no_total;
@@ -115,12 +125,34 @@ static __always_inline struct cg_collector_state *the_state(void)
 	return bpf_map_lookup_elem(&state, &zero);
 }
 
-static __always_inline void count_drop(void)
+/* An event of the cgroup with this serial is counted at an ancestor. */
+static __always_inline void count_drop(__u64 serial)
+{
+	struct cg_collector_state *s = the_state();
+
+	if (!s)
+		return;
+	if (serial > s->dropped_serial)
+		s->dropped_serial = serial;
+	__sync_fetch_and_add(&s->dropped_events, 1);
+}
+
+/* An event is counted nowhere. */
+static __always_inline void count_loss(void)
 {
 	struct cg_collector_state *s = the_state();
 
 	if (s)
-		__sync_fetch_and_add(&s->dropped_events, 1);
+		__sync_fetch_and_add(&s->lost_events, 1);
+}
+
+/* Whether something began before the collector was switched on. */
+static __always_inline bool is_stale(__u64 began_ns)
+{
+	__u32 zero = 0;
+	__u64 *since = bpf_map_lookup_elem(&on_since_ns, &zero);
+
+	return !since || began_ns < *since;
 }
 
 static __always_inline void count_cgroup(void)
@@ -136,8 +168,10 @@ static __always_inline void count_cgroup(void)
 }
 
 /* Gives a cgroup a total; false if there is no room. */
-static __noinline bool admit_one(const struct cg_key *key, __u64 parent_id)
+static __noinline bool admit_one(const struct cg_key *key, __u64 parent_id,
+				 __u64 serial)
 {
+	struct cg_collector_state *s = the_state();
 	struct total *total;
 
 	if (bpf_map_lookup_elem(&totals, key))
@@ -149,6 +183,9 @@ static __noinline bool admit_one(const struct cg_key *key, __u64 parent_id)
 	if (!total)
 		return false;
 	total->parent_id = parent_id;
+	/* Cgroups that were made later have no event that was dropped. */
+	total->is_partial =
+		s && s->dropped_events && serial <= s->dropped_serial;
 	return true;
 }
 
@@ -160,6 +197,7 @@ static __noinline bool admit_one(const struct cg_key *key, __u64 parent_id)
 static __always_inline bool admit(struct cgroup *cgrp, struct cg_key *key)
 {
 	__u32 level = BPF_CORE_READ(cgrp, level), at;
+	__u64 serial = BPF_CORE_READ(cgrp, self.serial_nr);
 	struct cgroup_subsys_state *css;
 	__u64 ids[LEVELS_MAX] = {};
 	__u64 parent_id = 0;
@@ -170,6 +208,9 @@ static __always_inline bool admit(struct cgroup *cgrp, struct cg_key *key)
 		css = BPF_CORE_READ(css, parent);
 		level--;
 	}
+	/* Deeper than that, and none of these is the root. */
+	if (level >= LEVELS_MAX)
+		return false;
 	/* Unrolled: verifiers lose count of where in an array a loop is. */
 #pragma unroll
 	for (__u32 up = 0; up < LEVELS_MAX; up++) {
@@ -185,7 +226,8 @@ static __always_inline bool admit(struct cgroup *cgrp, struct cg_key *key)
 
 		if (!place.id)
 			continue;
-		if (!admit_one(&place, parent_id))
+		/* Of those above it is known only that they are older. */
+		if (!admit_one(&place, parent_id, down == 1 ? serial : 0))
 			break;
 		key->id = place.id;
 		parent_id = place.id;
@@ -229,7 +271,7 @@ static __always_inline struct counts *counts_of(struct cgroup *cgrp,
 		return &found->counts;
 	id = key->id;
 	if (!admit(cgrp, key)) {
-		count_drop();
+		count_loss();
 		return NULL;
 	}
 	if (key->id == id) {
@@ -238,7 +280,7 @@ static __always_inline struct counts *counts_of(struct cgroup *cgrp,
 		if (found)
 			return &found->counts;
 	} else {
-		count_drop();
+		count_drop(BPF_CORE_READ(cgrp, self.serial_nr));
 	}
 	return pending_of(key);
 }
@@ -280,6 +322,19 @@ static __always_inline void mark_updated(struct cgroup *cgrp)
 	}
 }
 
+/* What was counted and not taken before: nothing is taken twice, by whomever. */
+static __always_inline __u64 take(struct own *from, __u32 word)
+{
+	__u64 now = *(volatile __u64 *)&from->counts.words[word];
+
+	return now - __sync_lock_test_and_set(&from->folded.words[word], now);
+}
+
+static __always_inline __u64 take_pending(struct total *total, __u32 word)
+{
+	return __sync_lock_test_and_set(&total->pending.words[word], 0);
+}
+
 struct moving {
 	struct cg_key from;
 	struct cg_key to;
@@ -297,21 +352,18 @@ static long move_cpu(__u32 cpu, struct moving *moving)
 	if (!from || !to)
 		return 1;
 	for (word = 0; word < COLLECTOR_WORDS; word++) {
-		__u64 number = from->counts.words[word];
-
 		if (word == COLLECTOR_MAX_WORD)
-			raise(&to->pending, word, number);
+			raise(&to->pending, word, from->counts.words[word]);
 		else
-			add(&to->pending, word,
-			    number - from->folded.words[word]);
+			add(&to->pending, word, take(from, word));
 	}
 	return 0;
 }
 
 /*
- * A cgroup is freed, after those below it and after its last flush
- * (kernel/cgroup/cgroup.c, css_release_work_fn): its places are given back, and
- * what its parent has not been handed is handed to it.
+ * A cgroup is freed, after those below it (kernel/cgroup/cgroup.c,
+ * css_release_work_fn): its places are given back, and what its parent has not
+ * been handed is handed to it. The flush that follows finds nothing.
  */
 SEC("tp_btf/cgroup_release")
 int BPF_PROG(release, struct cgroup *cgrp, const char *path)
@@ -334,7 +386,7 @@ int BPF_PROG(release, struct cgroup *cgrp, const char *path)
 			raise(&parent->pending, word,
 			      total->pending.words[word]);
 		else
-			add(&parent->pending, word, total->pending.words[word]);
+			add(&parent->pending, word, take_pending(total, word));
 	}
 	bpf_map_delete_elem(&own, &moving.from);
 	if (!bpf_map_delete_elem(&totals, &moving.from) && s)
@@ -351,12 +403,8 @@ struct total no_parent;
 static __always_inline void fold_word(struct total *total, struct total *parent,
 				      struct own *from, __u32 word)
 {
-	__u64 delta, now;
+	__u64 delta = take_pending(total, word) + take(from, word);
 
-	delta = __sync_lock_test_and_set(&total->pending.words[word], 0);
-	now = *(volatile __u64 *)&from->counts.words[word];
-	delta += now - from->folded.words[word];
-	from->folded.words[word] = now;
 	total->counts.words[word] += delta;
 	add(&parent->pending, word, delta);
 }

@@ -29,7 +29,7 @@ int BPF_PROG(reclaim_begins)
 	if (began)
 		*began = bpf_ktime_get_ns();
 	else
-		count_drop();
+		count_loss();
 	return 0;
 }
 
@@ -46,7 +46,7 @@ int BPF_PROG(reclaim_ends)
 	if (!began || !*began)
 		return 0;
 	cgrp = task->cgroups->dfl_cgrp;
-	to = counts_of(cgrp, &key);
+	to = is_stale(*began) ? NULL : counts_of(cgrp, &key);
 	if (to) {
 		add(to, 0, 1);
 		add(to, 1, bpf_ktime_get_ns() - *began);

@@ -11,24 +11,27 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 /* prev_state of a task that could have run on (include/linux/sched.h). */
 #define TASK_RUNNING 0
 
-/* Since when a task waits; 0: it does not. */
+/* Tasks whose waits are known; of more, those that waited long ago are forgotten. */
+#define TASKS_MAX 16384
+
+/*
+ * Since when a task waits; 0: it does not. Made of memory that is there already:
+ * under a run queue's lock none may be asked for, which wakes kswapd.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, TASKS_MAX);
+	__type(key, int); /* pid */
 	__type(value, __u64);
 } waits_since_ns SEC(".maps");
 
 static __always_inline void begin_wait(struct task_struct *task)
 {
-	__u64 *since;
+	__u64 now = bpf_ktime_get_ns();
+	int pid = task->pid;
 
-	since = bpf_task_storage_get(&waits_since_ns, task, 0,
-				     BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (since)
-		*since = bpf_ktime_get_ns();
-	else
-		count_drop();
+	if (bpf_map_update_elem(&waits_since_ns, &pid, &now, BPF_ANY))
+		count_loss();
 }
 
 SEC("tp_btf/sched_wakeup")
@@ -53,13 +56,19 @@ int BPF_PROG(switched, bool preempt, struct task_struct *prev,
 	struct cg_key key;
 	struct counts *to;
 	__u64 *since;
+	int pid;
 
-	/* The idle task never waits, and has no storage of its own. */
-	if (prev_state == TASK_RUNNING && prev->pid)
+	/* The idle task never waits. What is preempted could run on. */
+	if ((preempt || prev_state == TASK_RUNNING) && prev->pid)
 		begin_wait(prev);
-	since = bpf_task_storage_get(&waits_since_ns, next, 0, 0);
+	pid = next->pid;
+	since = bpf_map_lookup_elem(&waits_since_ns, &pid);
 	if (!since || !*since)
 		return 0;
+	if (is_stale(*since)) {
+		*since = 0;
+		return 0;
+	}
 	cgrp = next->cgroups->dfl_cgrp;
 	to = counts_of(cgrp, &key);
 	if (to) {

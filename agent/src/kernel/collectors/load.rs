@@ -1,7 +1,7 @@
 //! Loads collectors: in the way that this kernel allows, and on the maps that an earlier agent left.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -28,6 +28,8 @@ const FOLD_HOOK: &str = "bpf_rstat_flush";
 const FOLD: &str = "fold";
 /// The maps that stay.
 const MAPS: [&str; 3] = ["own", "totals", "state"];
+/// What has to be attached before anything counts, and for as long as there are sums.
+const UPKEEP: [&str; 2] = [FOLD, "release"];
 
 /// Loads every collector, or says why one cannot be used here. Each has places for `cgroups_max` cgroups.
 /// Without pins, what is counted is lost with the agent.
@@ -51,7 +53,8 @@ pub fn load_all(cgroups_max: u32, pins: Option<&Pins>) -> Vec<(&'static str, Res
         tracing::warn!(%error, "the first events of new cgroups may be counted in their ancestors");
     }
     if let Some(pins) = pins {
-        pins.sweep(&pinned);
+        let failed = loaded.iter().filter(|(_, collector)| collector.is_err()).map(|(name, _)| *name);
+        pins.sweep(&pinned, &failed.collect::<Vec<&str>>());
     }
     loaded
 }
@@ -89,8 +92,8 @@ impl Loader<'_> {
         let has_fold = tracepoints.iter().any(|(program, _)| program == FOLD);
         let object = bound(object, self.btf)?;
         let mut reason = match self.folds {
-            Err(reason) => reason.clone(),
-            Ok(()) => "what it counts has no cgroup that the kernel takes as an argument".to_owned(),
+            Err(reason) if has_fold => reason.clone(),
+            _ => "what it counts has no cgroup that the kernel takes as an argument".to_owned(),
         };
         if has_fold && self.folds.is_ok() {
             for mark in self.marks() {
@@ -142,7 +145,8 @@ impl Loader<'_> {
         }
         let mut map = |map: &'static str| object.take_map(map).ok_or_else(|| missing(map));
         let (own, totals, state) = (map("own")?, map("totals")?, map("state")?);
-        let unread = |source| LoadError::Map { map: "own", source };
+        let on_since = map("on_since_ns")?;
+        let unread = |source| LoadError::Map { map: "own, totals or state", source };
         let collector = Collector {
             name,
             folding,
@@ -151,7 +155,9 @@ impl Loader<'_> {
             state: State::of(state).map_err(unread)?,
             object,
             cgroups_max: self.cgroups_max,
-            links: Vec::new(),
+            on_since: Words::of(on_since).map_err(unread)?,
+            upkeep: Vec::new(),
+            counters: Vec::new(),
         };
         pinned.extend(directory);
         Ok(collector)
@@ -163,13 +169,20 @@ impl Loader<'_> {
             let map = MapData::from_pin(directory.join(map)).ok()?;
             Some(map.info().ok()?.max_entries())
         };
-        let found = max_entries("own");
-        if found.is_some_and(|found| found != self.cgroups_max) {
+        let found = [max_entries("own"), max_entries("totals")];
+        if found != [None; 2] && found != [Some(self.cgroups_max); 2] {
             tracing::warn!(path = %directory.display(), ?found, "collector_cgroups_max changed: it counts from 0");
             pins::remove(directory);
-            drop(fs::create_dir(directory));
+            if let Err(error) = pins::make_private(directory) {
+                tracing::warn!(path = %directory.display(), %error, "the collector's maps are not kept");
+            }
         }
     }
+}
+
+/// Whether a program keeps the sums right, and does not count.
+pub(super) fn is_upkeep(program: &str) -> bool {
+    UPKEEP.contains(&program)
 }
 
 /// The programs of a collector that is folded in this way.
@@ -192,15 +205,16 @@ fn warm_up<'a>(collectors: impl Iterator<Item = &'a Collector>) -> io::Result<()
     let mut warmed = Ok(());
     for cpu in (0..CpuSet::count()).filter(|cpu| before.is_set(*cpu) == Ok(true)) {
         let mut only = CpuSet::new();
-        only.set(cpu)?;
-        sched_setaffinity(itself, &only)?;
-        warmed = warmed.and(collectors.iter().flat_map(|it| [&it.own, &it.totals]).try_for_each(|map| {
-            match map.set(nobody, &vec![0; map.words()]) {
-                // An earlier agent's, and full: there will be no new entries.
-                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(()),
-                set => set.and_then(|()| map.remove(nobody).map(drop)),
-            }
-        }));
+        let moved = only.set(cpu).and_then(|()| sched_setaffinity(itself, &only));
+        warmed = warmed.and(moved.map_err(io::Error::from)).and(
+            collectors.iter().flat_map(|it| [&it.own, &it.totals]).try_for_each(|map| {
+                match map.set(nobody, &vec![0; map.words()]) {
+                    // An earlier agent's, and full: there will be no new entries.
+                    Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(()),
+                    set => set.and_then(|()| map.remove(nobody).map(drop)),
+                }
+            }),
+        );
     }
     sched_setaffinity(itself, &before)?;
     warmed

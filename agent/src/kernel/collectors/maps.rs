@@ -6,12 +6,13 @@ use std::{
 };
 
 use aya::maps::{Map, MapData};
-use cgfleet_ebpf::abi::{cg_collector_state, cg_key};
+use cgfleet_ebpf::abi::cg_key;
 
 use crate::kernel::sys;
 
-/// Entries that are asked for at a time, unless a bucket of the map holds more.
-const BATCH_ENTRIES: u32 = 1024;
+/// Of so many bytes, entries are asked for at a time, unless a bucket of the map holds more.
+const BATCH_BYTES: usize = 1 << 20;
+const BATCH_ENTRIES_MIN: u32 = 16;
 const WORD_BYTES: usize = size_of::<u64>();
 
 /// A cgroup among all hierarchies.
@@ -45,8 +46,12 @@ pub struct CollectorState {
     pub cgroups: u64,
     /// The most that ever had.
     pub cgroups_peak: u64,
-    /// Events of cgroups for which there was no place.
+    /// Events of cgroups for which there was no place: counted in an ancestor.
     pub dropped_events: u64,
+    /// Of the newest cgroup with such an event, the serial of its css.
+    pub dropped_serial: u64,
+    /// Events that are counted nowhere.
+    pub lost_events: u64,
 }
 
 /// A map whose values are numbers of 64 bits.
@@ -88,14 +93,23 @@ impl Words {
         sys::map_update(self.fd(), &key.to_bytes(), &value)
     }
 
+    /// Sets the only entry of an array.
+    pub(super) fn set_only(&self, words: &[u64]) -> io::Result<()> {
+        debug_assert_eq!(words.len(), self.words);
+        let value: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        sys::map_update(self.fd(), &0_u32.to_ne_bytes(), &value)
+    }
+
     pub(super) fn remove(&self, key: CgroupKey) -> io::Result<bool> {
         sys::map_delete(self.fd(), &key.to_bytes())
     }
 
-    /// Every entry, in no order. Those that come or go meanwhile may be among them or not.
-    pub(super) fn entries(&self) -> io::Result<Vec<(CgroupKey, Vec<u64>)>> {
+    /// What `read` makes of every entry, in no order. Those that come or go meanwhile may be among them or
+    /// not.
+    pub(super) fn entries<T>(&self, read: impl Fn(CgroupKey, &[u64]) -> T) -> io::Result<Vec<T>> {
         let (key_bytes, value_bytes) = (size_of::<cg_key>(), self.words * WORD_BYTES);
-        let (mut entries, mut from, mut batch) = (Vec::new(), None, BATCH_ENTRIES);
+        let batch = u32::try_from(BATCH_BYTES / value_bytes).unwrap_or(u32::MAX).max(BATCH_ENTRIES_MIN);
+        let (mut entries, mut from, mut batch) = (Vec::new(), None, batch);
         loop {
             let mut keys = vec![0; key_bytes * batch as usize];
             let mut values = vec![0; value_bytes * batch as usize];
@@ -104,7 +118,9 @@ impl Words {
                     let keys = keys.chunks_exact(key_bytes).take(count as usize);
                     let found = keys.zip(values.chunks_exact(value_bytes));
                     entries.extend(
-                        found.filter_map(|(key, value)| Some((CgroupKey::of_bytes(key)?, to_words(value)))),
+                        found.filter_map(|(key, value)| {
+                            Some(read(CgroupKey::of_bytes(key)?, &to_words(value)))
+                        }),
                     );
                     from = next;
                     if from.is_none() {
@@ -128,19 +144,18 @@ impl State {
     }
 
     pub(super) fn get(&self) -> io::Result<CollectorState> {
-        let mut value = [0; size_of::<cg_collector_state>()];
+        let mut value = vec![0; self.0.words * WORD_BYTES];
         sys::map_lookup(self.0.fd(), &0_u32.to_ne_bytes(), &mut value)?;
-        let words = to_words(&value);
-        let [cgroups, cgroups_peak, dropped_events] = words[..] else {
+        let [cgroups, cgroups_peak, dropped_events, dropped_serial, lost_events] = to_words(&value)[..]
+        else {
             return Err(io::Error::other("the collector's state has another size than the agent's"));
         };
-        Ok(CollectorState { cgroups, cgroups_peak, dropped_events })
+        Ok(CollectorState { cgroups, cgroups_peak, dropped_events, dropped_serial, lost_events })
     }
 
     pub(super) fn set(&self, state: CollectorState) -> io::Result<()> {
-        let words = [state.cgroups, state.cgroups_peak, state.dropped_events];
-        let value: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        sys::map_update(self.0.fd(), &0_u32.to_ne_bytes(), &value)
+        let CollectorState { cgroups, cgroups_peak, dropped_events, dropped_serial, lost_events } = state;
+        self.0.set_only(&[cgroups, cgroups_peak, dropped_events, dropped_serial, lost_events])
     }
 }
 

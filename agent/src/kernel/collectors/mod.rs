@@ -7,12 +7,14 @@ mod load;
 mod maps;
 mod pins;
 
-use std::io;
+use std::{io, time::Duration};
 
 use aya::{
     Ebpf,
     programs::{Program, ProgramError, fentry::FEntryLink, tp_btf::BtfTracePointLink},
 };
+
+use nix::time::{ClockId, clock_gettime};
 
 use self::maps::{State, Words};
 pub use self::{
@@ -21,6 +23,9 @@ pub use self::{
     pins::{PinError, Pins},
 };
 use super::programs::chain;
+
+/// Words of `struct total` before its numbers: the parent, and whether it is partial.
+const TOTAL_HEAD: usize = 2;
 
 /// How what was counted in a cgroup becomes its ancestors' too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +46,12 @@ pub struct Collector {
     totals: Words,
     state: State,
     cgroups_max: u32,
-    links: Vec<Attached>,
+    /// When it was switched on, for its programs.
+    on_since: Words,
+    /// What keeps the sums right, whether or not it counts: from the first time that it is switched on.
+    upkeep: Vec<Attached>,
+    /// What counts, while it is on.
+    counters: Vec<Attached>,
 }
 
 /// Its numbers of one cgroup and all below it, as far as they were folded.
@@ -53,15 +63,8 @@ pub struct Total {
     pub words: Vec<u64>,
     /// What is to be added to them, and to those of all ancestors.
     pub pending: Vec<u64>,
-}
-
-/// Its numbers of one cgroup alone, of each CPU.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Own {
-    /// The cgroup.
-    pub key: CgroupKey,
-    /// The numbers, of one CPU after the other.
-    pub cpus: Vec<Vec<u64>>,
+    /// Whether events that are missing here may be counted at an ancestor.
+    pub is_partial: bool,
 }
 
 /// A collector that could not be switched.
@@ -85,23 +88,45 @@ impl Collector {
 
     /// Whether it counts.
     pub fn is_on(&self) -> bool {
-        !self.links.is_empty()
+        !self.counters.is_empty()
     }
 
     /// Has it count. That takes no privilege, for its programs are loaded
     /// (kernel/bpf/syscall.c, bpf_raw_tracepoint_open).
     pub fn switch_on(&mut self) -> Result<(), SwitchError> {
-        if !self.is_on() {
-            let programs = load::wanted_programs(&mut self.object, &self.folding);
-            let attached: Result<Vec<_>, _> = programs.map(|(_, program)| Attached::new(program)).collect();
-            self.links = attached.map_err(|cause| SwitchError { name: self.name, cause })?;
+        if self.is_on() {
+            return Ok(());
+        }
+        self.keep_up()?;
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(io::Error::from);
+        let since = now.and_then(|now| {
+            let ns = Duration::from(now).as_nanos();
+            self.on_since.set_only(&[u64::try_from(ns).unwrap_or(u64::MAX)])
+        });
+        since.map_err(|error| SwitchError { name: self.name, cause: error.to_string() })?;
+        self.counters = self.attach(|program| !load::is_upkeep(program))?;
+        Ok(())
+    }
+
+    /// Has it count no more. What it counted stays, and goes up as before when cgroups are removed.
+    pub fn switch_off(&mut self) {
+        self.counters.clear();
+    }
+
+    /// Has the sums kept right, though it does not count: of what an earlier agent had it count.
+    pub fn keep_up(&mut self) -> Result<(), SwitchError> {
+        if self.upkeep.is_empty() {
+            self.upkeep = self.attach(load::is_upkeep)?;
         }
         Ok(())
     }
 
-    /// Has it count no more. What it counted stays.
-    pub fn switch_off(&mut self) {
-        self.links.clear();
+    fn attach(&mut self, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Attached>, SwitchError> {
+        let programs = load::wanted_programs(&mut self.object, &self.folding);
+        let attached =
+            programs.filter(|(name, _)| is_wanted(name)).map(|(_, program)| Attached::new(program));
+        let attached: Result<Vec<_>, _> = attached.collect();
+        attached.map_err(|cause| SwitchError { name: self.name, cause })
     }
 
     /// What it says of itself.
@@ -122,8 +147,7 @@ impl Collector {
 
     /// How many numbers it has of a cgroup.
     pub fn words(&self) -> usize {
-        // struct total: the parent, the numbers, and those that are pending.
-        (self.totals.words() - 1) / 2
+        (self.totals.words() - TOTAL_HEAD) / 2
     }
 
     /// What was folded of one cgroup; `None` if nothing was ever counted in it or below it.
@@ -133,18 +157,17 @@ impl Collector {
 
     /// What was folded, of every cgroup that has a place.
     pub fn totals(&self) -> io::Result<Vec<(CgroupKey, Total)>> {
-        let entries = self.totals.entries()?;
-        Ok(entries.into_iter().map(|(key, words)| (key, self.to_total(&words))).collect())
+        self.totals.entries(|key, words| (key, self.to_total(words)))
     }
 
-    /// What was counted in each cgroup that has a place.
-    pub fn own(&self) -> io::Result<Vec<Own>> {
-        let entries = self.own.entries()?;
-        // struct own: the numbers, and what of them was folded.
-        let cpus = |words: &[u64]| {
-            words.chunks_exact(2 * self.words()).map(|cpu| cpu[..self.words()].to_vec()).collect()
-        };
-        Ok(entries.into_iter().map(|(key, words)| Own { key, cpus: cpus(&words) }).collect())
+    /// What was counted in each cgroup that has a place of its own, its CPUs put together by `merge`.
+    pub fn own(&self, merge: impl Fn(&mut [u64], &[u64])) -> io::Result<Vec<(CgroupKey, Vec<u64>)>> {
+        self.own.entries(|key, words| {
+            let mut merged = vec![0; self.words()];
+            // struct own: the numbers, and what of them was folded.
+            words.chunks_exact(2 * self.words()).for_each(|cpu| merge(&mut merged, &cpu[..self.words()]));
+            (key, merged)
+        })
     }
 
     /// Gives a root its total, so that whatever has no room can be counted there.
@@ -152,37 +175,88 @@ impl Collector {
         if self.totals.get(key)?.is_some() {
             return Ok(());
         }
-        self.totals.set(key, &vec![0; self.totals.words()])?;
+        self.totals.set(key, &vec![0; self.totals.words()])
+    }
+
+    /// Says anew how many cgroups have a place. Only while nothing is attached.
+    pub fn count_cgroups(&self) -> io::Result<u64> {
+        let cgroups = self.totals.entries(|_, _| ())?.len() as u64;
         let state = self.state.get()?;
-        let cgroups = state.cgroups + 1;
-        self.state.set(CollectorState { cgroups, cgroups_peak: state.cgroups_peak.max(cgroups), ..state })
+        let cgroups_peak = state.cgroups_peak.max(cgroups);
+        self.state.set(CollectorState { cgroups, cgroups_peak, ..state })?;
+        Ok(cgroups)
+    }
+
+    /// Folds what was counted while no program folded, which nobody marks: `keys` with children first. Only
+    /// while nothing is attached.
+    pub fn settle(&self, keys: &[CgroupKey], merge: impl Fn(&mut [u64], &[u64])) -> io::Result<()> {
+        if self.folding != Folding::Rstat {
+            return Ok(());
+        }
+        let words = self.words();
+        for key in keys {
+            let Some(mut total) = self.totals.get(*key)? else { continue };
+            let mut left = self.to_total(&total).pending;
+            let mut own = self.own.get(*key)?.unwrap_or_default();
+            self.take_left(&mut own, &mut left, &merge);
+            if left.iter().all(|number| *number == 0) {
+                continue;
+            }
+            let (head, pending) = total.split_at_mut(TOTAL_HEAD + words);
+            merge(&mut head[TOTAL_HEAD..], &left);
+            pending.fill(0);
+            let parent = CgroupKey { cgroup_id: total[0], ..*key };
+            self.totals.set(*key, &total)?;
+            if !own.is_empty() {
+                self.own.set(*key, &own)?;
+            }
+            self.add_pending(parent, &left, &merge)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what is left to fold of each CPU, and says in `own` that it was.
+    fn take_left(&self, own: &mut [u64], left: &mut [u64], merge: impl Fn(&mut [u64], &[u64])) {
+        for cpu in own.chunks_exact_mut(2 * self.words()) {
+            let (counts, folded) = cpu.split_at_mut(self.words());
+            let of_cpu: Vec<u64> =
+                counts.iter().zip(&*folded).map(|(counts, folded)| counts.wrapping_sub(*folded)).collect();
+            merge(left, &of_cpu);
+            folded.copy_from_slice(counts);
+        }
+    }
+
+    fn add_pending(
+        &self,
+        key: CgroupKey,
+        numbers: &[u64],
+        merge: impl Fn(&mut [u64], &[u64]),
+    ) -> io::Result<()> {
+        let Some(mut total) = self.totals.get(key)? else { return Ok(()) };
+        merge(&mut total[TOTAL_HEAD + self.words()..], numbers);
+        self.totals.set(key, &total)
     }
 
     /// Gives back the places of a cgroup that was freed while nobody saw it. What of it was not handed to
-    /// its parent, `merge` adds to what that has pending. Only while it is switched off.
+    /// its parent, `merge` adds to what that has pending. Only while nothing is attached.
     pub fn release(&self, key: CgroupKey, merge: impl Fn(&mut [u64], &[u64])) -> io::Result<()> {
         let Some(total) = self.totals.get(key)?.map(|words| self.to_total(&words)) else { return Ok(()) };
         let parent = CgroupKey { cgroup_id: total.parent_id, ..key };
-        if let Some(mut of_parent) = self.totals.get(parent)? {
-            let words = self.words();
-            let pending = &mut of_parent[1 + words..];
-            merge(pending, &total.pending);
-            for cpu in self.own.get(key)?.unwrap_or_default().chunks_exact(2 * words) {
-                let (counts, folded) = cpu.split_at(words);
-                let left = counts.iter().zip(folded).map(|(counts, folded)| counts.wrapping_sub(*folded));
-                merge(pending, &left.collect::<Vec<u64>>());
-            }
-            self.totals.set(parent, &of_parent)?;
-        }
+        let mut left = total.pending;
+        self.take_left(&mut self.own.get(key)?.unwrap_or_default(), &mut left, &merge);
         self.own.remove(key)?;
         self.totals.remove(key)?;
-        let state = self.state.get()?;
-        self.state.set(CollectorState { cgroups: state.cgroups.saturating_sub(1), ..state })
+        self.add_pending(parent, &left, &merge)
     }
 
     fn to_total(&self, words: &[u64]) -> Total {
-        let (counts, pending) = words[1..].split_at(self.words());
-        Total { parent_id: words[0], words: counts.to_vec(), pending: pending.to_vec() }
+        let (counts, pending) = words[TOTAL_HEAD..].split_at(self.words());
+        Total {
+            parent_id: words[0],
+            is_partial: words[1] != 0,
+            words: counts.to_vec(),
+            pending: pending.to_vec(),
+        }
     }
 }
 

@@ -3,16 +3,18 @@
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
     io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::geteuid,
 };
 
-/// Maps of another layout are swept, not read. Counts the changes of collector.h's `own` and `total`.
+/// Maps of another layout are swept, not read. Counts the changes of what they hold: `own` and `total` of
+/// collector.h; `cg_key`, `cg_collector_state` and `cg_latency` of cgfleet.h.
 const LAYOUT: &str = "collectors-1";
 
 /// Maps cannot be pinned.
@@ -29,6 +31,12 @@ pub enum PinError {
     /// It is not in a BPF filesystem.
     #[error("bpffs_dir: {path} is in no BPF filesystem; give a directory in one (/sys/fs/bpf/…)")]
     NotBpffs {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// What is pinned there cannot be trusted.
+    #[error("bpffs_dir: {path} is not a directory that only the agent's starter can write to; remove it")]
+    NotOurs {
         /// The directory.
         path: PathBuf,
     },
@@ -56,6 +64,10 @@ impl Pins {
         if statfs(directory).map_err(io::Error::from).map_err(at)?.filesystem_type() != BPF_FS_MAGIC {
             return Err(PinError::NotBpffs { path: directory.to_owned() });
         }
+        let found = fs::symlink_metadata(directory).map_err(at)?;
+        if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
+            return Err(PinError::NotOurs { path: directory.to_owned() });
+        }
         let lock = File::open(directory).map_err(at)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { directory: directory.to_owned(), _lock: lock }),
@@ -67,13 +79,18 @@ impl Pins {
     /// Where a collector's maps are that are folded in this way: those of another way are no good.
     pub(super) fn of(&self, collector: &str, folding: &str) -> io::Result<PathBuf> {
         let path = self.directory.join(LAYOUT).join(format!("{collector}-{folding}"));
-        DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        make_private(&path)?;
         Ok(path)
     }
 
-    /// Removes what earlier agents left of other layouts, and of collectors that are not `wanted`.
-    pub(super) fn sweep(&self, wanted: &[PathBuf]) {
-        let unwanted = |path: &PathBuf| !wanted.contains(path);
+    /// Removes what earlier agents left of other layouts, and of other ways to fold. Of collectors that
+    /// `failed` all is kept: they may not the next time.
+    pub(super) fn sweep(&self, wanted: &[PathBuf], failed: &[&str]) {
+        let is_of_failed = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            failed.iter().any(|failed| name.rsplit_once('-').is_some_and(|(of, _)| of == *failed))
+        };
+        let unwanted = |path: &PathBuf| !wanted.contains(path) && !is_of_failed(path);
         let layouts = children(&self.directory).into_iter().filter(|path| is_layout(path));
         for layout in layouts {
             for collector in children(&layout).into_iter().filter(unwanted) {
@@ -86,12 +103,19 @@ impl Pins {
 }
 
 fn is_layout(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("collectors-"))
+    let name = path.file_name().and_then(|name| name.to_str());
+    let number = name.and_then(|name| name.strip_prefix("collectors-"));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn children(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+/// Makes a directory that is this user's alone, with those above it.
+pub(super) fn make_private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Removes a collector's directory.
