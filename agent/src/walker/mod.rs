@@ -18,6 +18,7 @@ use cgfleet_proto::v1::{self, CgroupSample, WalkSummary};
 use tokio::sync::{mpsc, oneshot};
 
 pub use engine::Engine;
+pub(crate) use find::{Found, find};
 pub use request::{Order, Target, WalkEngine, WalkError, WalkSpec};
 pub use sources::MetricSource;
 
