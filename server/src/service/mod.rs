@@ -7,10 +7,13 @@ mod history;
 mod hosts;
 mod metrics;
 mod query;
+mod views;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use cgfleet_proto::v1::{
+    FleetServiceCreateViewRequest, FleetServiceCreateViewResponse, FleetServiceDeleteViewRequest,
+    FleetServiceDeleteViewResponse, FleetServiceListViewsRequest, FleetServiceListViewsResponse,
     FleetServiceFlushRequest, FleetServiceFlushResponse, FleetServiceListCollectorsRequest,
     FleetServiceListCollectorsResponse, FleetServiceSetCollectorRequest, FleetServiceSetCollectorResponse,
     ListHostsRequest, ListHostsResponse, ListMetricsRequest, ListMetricsResponse, QueryHistoryRequest,
@@ -44,6 +47,9 @@ impl FleetService for Fleet {
     type QueryHistoryStream = Answers<QueryHistoryResponse>;
     type ListCollectorsStream = Answers<FleetServiceListCollectorsResponse>;
     type SetCollectorStream = Answers<FleetServiceSetCollectorResponse>;
+    type CreateViewStream = Answers<FleetServiceCreateViewResponse>;
+    type ListViewsStream = Answers<FleetServiceListViewsResponse>;
+    type DeleteViewStream = Answers<FleetServiceDeleteViewResponse>;
 
     async fn register_host(
         &self,
@@ -96,5 +102,26 @@ impl FleetService for Fleet {
         request: Request<FleetServiceSetCollectorRequest>,
     ) -> Result<Response<Self::SetCollectorStream>, Status> {
         Ok(Response::new(collectors::set(self, request)?))
+    }
+
+    async fn create_view(
+        &self,
+        request: Request<FleetServiceCreateViewRequest>,
+    ) -> Result<Response<Self::CreateViewStream>, Status> {
+        Ok(Response::new(views::create(self, request)?))
+    }
+
+    async fn list_views(
+        &self,
+        request: Request<FleetServiceListViewsRequest>,
+    ) -> Result<Response<Self::ListViewsStream>, Status> {
+        Ok(Response::new(views::list(self, request)?))
+    }
+
+    async fn delete_view(
+        &self,
+        request: Request<FleetServiceDeleteViewRequest>,
+    ) -> Result<Response<Self::DeleteViewStream>, Status> {
+        Ok(Response::new(views::delete(self, request)?))
     }
 }
