@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use cgfleet_ebpf::abi;
 use cgfleet_config::{Checked, Daemon, HumanDuration, InvalidValue};
+use cgfleet_ebpf::abi;
 use cgfleet_model::{Collector, MetricSet, UnknownCollector, UnknownMetric};
 use cgfleet_rpc::{
     channel,
@@ -66,7 +66,9 @@ pub struct AgentConfig {
     pub sample_interval: HumanDuration,
     /// What a tick reads of each cgroup: groups or metrics, comma-separated, as `cgctl metrics` lists them.
     /// Empty means all, memory.stat too.
-    #[config(default = "cpu,memory,memory_events,io,pids,pressure,structure,reclaim,attach,runqueue,block_io")]
+    #[config(
+        default = "cpu,memory,memory_events,io,pids,pressure,structure,reclaim,attach,runqueue,block_io"
+    )]
     pub sample_fields: String,
     /// Whether BPF is used: auto (the cgroup files where it cannot be), require (no agent without it) or
     /// off (the cgroup files always).

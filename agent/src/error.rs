@@ -5,10 +5,7 @@ use cgfleet_rpc::wire_error::WireError;
 use tonic::Code;
 
 use crate::{
-    cgroupfs::LocateError,
-    collectors::CollectorError,
-    kernel::ViewError,
-    views::ViewsError,
+    cgroupfs::LocateError, collectors::CollectorError, kernel::ViewError, views::ViewsError,
     walker::WalkError,
 };
 

@@ -30,9 +30,9 @@ use tonic::service::Routes;
 
 use crate::{
     cgroupfs::{Hierarchies, HierarchyError},
+    collectors::Collectors,
     config::{AgentConfig, BpfUse},
     identity::{Identity, IdentityError},
-    collectors::Collectors,
     kernel::{Bounds, Kernel, LoadError, PinError, Pins, ViewPrograms},
     sampler::Sampler,
     service::Agent,
@@ -146,7 +146,8 @@ pub async fn run(
     let engine = Engine::new(kernel, collectors, &hierarchies, config.walk_rows_max);
     let capabilities = service::capabilities(&engine, &identity, &hierarchies, &config)?;
     let views = Shown::new(views, &hierarchies);
-    let views = Views::start(views, config.configured_views().unwrap_or_default()).map_err(AgentError::Thread)?;
+    let views =
+        Views::start(views, config.configured_views().unwrap_or_default()).map_err(AgentError::Thread)?;
     let walker = Walker::start(engine, config.walk_queue_max as usize).map_err(AgentError::Thread)?;
     // It was checked with the rest of the configuration.
     let metrics = config.sample_metrics().unwrap_or_default();

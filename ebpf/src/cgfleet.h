@@ -305,7 +305,8 @@ struct cg_view {
 	__u32 order; /* enum cg_order */
 	__u32 page_bytes;
 	__u32 padding;
-	__u8 heading[CG_VIEW_HEADING_BYTES]; /* names of all columns; ends in NUL */
+	__u8 heading
+		[CG_VIEW_HEADING_BYTES]; /* names of all columns; ends in NUL */
 };
 
 /* Words of a collector that measures how long something takes. */

@@ -123,9 +123,8 @@ static __always_inline void put_columns(struct seq_file *seq,
 		put(seq, true, found->words[CG_NR_DYING_DESCENDANTS]);
 }
 
-static __always_inline void put_row(struct seq_file *seq,
-				    const struct cg_view *view,
-				    struct cgroup *cgrp)
+static __always_inline void
+put_row(struct seq_file *seq, const struct cg_view *view, struct cgroup *cgrp)
 {
 	__u64 parent_id = 0;
 
@@ -249,11 +248,11 @@ static __noinline int show(struct bpf_iter__cgroup *ctx, __u32 number)
 	return 0;
 }
 
-#define VIEW(number)                                      \
-	SEC("iter.s/cgroup")                              \
-	int view_##number(struct bpf_iter__cgroup *ctx)   \
-	{                                                 \
-		return show(ctx, number);                 \
+#define VIEW(number)                                    \
+	SEC("iter.s/cgroup")                            \
+	int view_##number(struct bpf_iter__cgroup *ctx) \
+	{                                               \
+		return show(ctx, number);               \
 	}
 
 VIEW(0)

@@ -120,7 +120,9 @@ async fn a_view_is_a_walk_of_now() -> Result<()> {
         ensure!(made.fdinfo.contains("target_name:\tcgroup") && made.link_id > 0, "{made:?}");
         let before = Text::of(&made.path)?;
         let walked = walk(&agent, spec(by_path(tree.path(start)), order)).await?.samples;
-        let usage = |text: &Text| Ok::<_, anyhow::Error>(text.numbers("cpu.usage_usec")?.iter().flatten().sum::<u64>());
+        let usage = |text: &Text| {
+            Ok::<_, anyhow::Error>(text.numbers("cpu.usage_usec")?.iter().flatten().sum::<u64>())
+        };
         let first = usage(&before)?;
         let after = wait::until("the worker to have worked", PATIENCE, || {
             let text = Text::of(&made.path);
@@ -142,15 +144,19 @@ async fn a_view_is_a_walk_of_now() -> Result<()> {
             if sample.level == 0 {
                 continue;
             }
-            let [low, value, high] =
-                [cells(&before, "cpu.usage_usec")?, sample.metric(Metric::CpuUsage), cells(&after, "cpu.usage_usec")?];
+            let [low, value, high] = [
+                cells(&before, "cpu.usage_usec")?,
+                sample.metric(Metric::CpuUsage),
+                cells(&after, "cpu.usage_usec")?,
+            ];
             ensure!(low <= value && value <= high && low.is_some(), "{order:?} {low:?} {value:?} {high:?}");
             for metric in [Metric::PidsCurrent, Metric::StructurePopulated, Metric::StructureNrDescendants] {
                 let is_ours = sample.path.starts_with(&tree.path(""));
                 let (found, expect) = (cells(&before, metric.name())?, sample.metric(metric));
                 ensure!(!is_ours || found == expect, "{metric:?} of {}: {found:?}, {expect:?}", sample.path);
             }
-            let (found, expect) = (cells(&before, "memory.current_bytes")?, sample.metric(Metric::MemoryCurrent));
+            let (found, expect) =
+                (cells(&before, "memory.current_bytes")?, sample.metric(Metric::MemoryCurrent));
             assert_eq!(found.is_some(), expect.is_some(), "{}", sample.path);
         }
     }
@@ -165,7 +171,8 @@ struct Bpffs(TempDir);
 impl Bpffs {
     fn mount() -> Result<Self> {
         let at = state_dir()?;
-        let mounted = Command::new("mount").args(["-t", "bpf", "-o", "mode=711", "bpf"]).arg(at.path()).status()?;
+        let mounted =
+            Command::new("mount").args(["-t", "bpf", "-o", "mode=711", "bpf"]).arg(at.path()).status()?;
         ensure!(mounted.success(), "mount a BPF filesystem");
         Ok(Self(at))
     }
@@ -187,7 +194,7 @@ fn first_line(path: &str, user: u32, group: u32) -> Result<(bool, String)> {
 }
 
 #[tokio::test]
-async fn strangers_do_not_read_and_the_group_does() -> Result<()> {
+async fn strangers_do_not_read_a_view_and_its_group_does() -> Result<()> {
     let bpffs = Bpffs::mount()?;
     let tree = TestTree::v2()?;
     for (directory, group) in [("own", None), ("given", Some(STRANGER))] {
@@ -214,7 +221,8 @@ async fn a_view_goes_with_its_cgroup() -> Result<()> {
     let tree = TestTree::v2()?;
     let id = tree.make("P/C")?;
     let by_path = create(&agent, view("by_path", tree.path("P/C"), CgroupOrder::DescendantsPre)).await?;
-    let by_id = ViewSpec { target: Some(by_id(id)), ..view("by_id", String::new(), CgroupOrder::AncestorsUp) };
+    let by_id =
+        ViewSpec { target: Some(by_id(id)), ..view("by_id", String::new(), CgroupOrder::AncestorsUp) };
     let by_id = create(&agent, by_id).await?;
     let stays = create(&agent, view("stays", tree.path("P"), CgroupOrder::DescendantsPre)).await?;
     for made in [&by_path, &by_id, &stays] {
@@ -273,7 +281,7 @@ async fn no_view_is_left_of_an_agent_that_ended() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_text_that_does_not_fit_is_never_silently_short() -> Result<()> {
+async fn a_view_that_does_not_fit_is_never_silently_short() -> Result<()> {
     const CGROUPS: usize = 600;
     let agent = start().await?;
     let tree = TestTree::v2()?;
@@ -295,13 +303,15 @@ async fn a_text_that_does_not_fit_is_never_silently_short() -> Result<()> {
     ensure!((200..CGROUPS).contains(&text.rows.len()), "{} rows", text.rows.len());
     ensure!(text.prologue.contains("flushed unneeded"), "{}", text.prologue);
     // A view that fits when it is made may not later.
-    let small = create(&agent, ViewSpec { order: CgroupOrder::SelfOnly.into(), name: "small".into(), ..whole }).await?;
+    let small =
+        create(&agent, ViewSpec { order: CgroupOrder::SelfOnly.into(), name: "small".into(), ..whole })
+            .await?;
     assert_eq!(Text::of(&small.path)?.end, "# end of 1 cgroups");
     Ok(())
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_said() -> Result<()> {
+async fn a_view_that_cannot_be_is_refused() -> Result<()> {
     let agent = Start::agent()?.flag("--bpf", "require").flag("--collectors", "").flag("--views-max", "1");
     let agent = agent.start().await?;
     let tree = TestTree::v2()?;
@@ -319,7 +329,8 @@ async fn what_cannot_be_is_said() -> Result<()> {
     refused(ViewSpec { read_mask: mask, ..right.clone() }, invalid.0, invalid.1).await?;
     refused(ViewSpec { order: 0, ..right.clone() }, invalid.0, invalid.1).await?;
     let elsewhere = Some(by_path(tree.path("none")));
-    refused(ViewSpec { target: elsewhere, ..right.clone() }, Code::NotFound, ErrorReason::CgroupNotFound).await?;
+    refused(ViewSpec { target: elsewhere, ..right.clone() }, Code::NotFound, ErrorReason::CgroupNotFound)
+        .await?;
     create(&agent, right.clone()).await?;
     refused(right.clone(), Code::AlreadyExists, ErrorReason::ViewExists).await?;
     let other = ViewSpec { name: "w".into(), ..right.clone() };
@@ -332,7 +343,10 @@ async fn what_cannot_be_is_said() -> Result<()> {
     create(&agent, other).await?;
     let without = Start::agent()?.flag("--bpf", "off").start().await?;
     let refused = create(&without, right).await.err().context("made without BPF")?;
-    assert_eq!((refused.code(), reason_of(&refused)), (Code::FailedPrecondition, ErrorReason::ViewsUnavailable));
+    assert_eq!(
+        (refused.code(), reason_of(&refused)),
+        (Code::FailedPrecondition, ErrorReason::ViewsUnavailable)
+    );
     ensure!(list(&without).await?.is_empty(), "none are listed");
     Ok(())
 }

@@ -6,9 +6,9 @@
 use std::{sync::Arc, time::Duration};
 
 use cgfleet_proto::v1::{
-    AgentServiceCreateViewResponse, AgentServiceDeleteViewResponse, AgentServiceFlushResponse, AgentServiceSetCollectorResponse,
-    HostSamples, ListCollectorsResponse, ListViewsResponse,
-    WalkRequest, WalkSpec, WalkSummary, agent_service_client::AgentServiceClient, walk_response::Event,
+    AgentServiceCreateViewResponse, AgentServiceDeleteViewResponse, AgentServiceFlushResponse,
+    AgentServiceSetCollectorResponse, HostSamples, ListCollectorsResponse, ListViewsResponse, WalkRequest,
+    WalkSpec, WalkSummary, agent_service_client::AgentServiceClient, walk_response::Event,
 };
 use cgfleet_rpc::channel::Channel;
 use futures::{StreamExt as _, stream};

@@ -19,7 +19,8 @@ mod views;
 mod walks;
 
 pub use collectors::{
-    CgroupKey, Collector, CollectorState, Folding, Own, PinError, Pins, SwitchError, Total, load_all as load_collectors,
+    CgroupKey, Collector, CollectorState, Folding, Own, PinError, Pins, SwitchError, Total,
+    load_all as load_collectors,
 };
 pub use error::{AttachError, KernelError, LoadError};
 pub use facts::Facts;

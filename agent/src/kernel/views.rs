@@ -119,7 +119,9 @@ impl ViewPrograms {
         let program = free.ok_or(ViewError::Full { programs: self.programs.len() })?;
         let mut heading = [0; CG_VIEW_HEADING_BYTES as usize];
         // The last byte stays 0.
-        for (to, from) in heading[..CG_VIEW_HEADING_BYTES as usize - 1].iter_mut().zip(settings.heading.bytes()) {
+        for (to, from) in
+            heading[..CG_VIEW_HEADING_BYTES as usize - 1].iter_mut().zip(settings.heading.bytes())
+        {
             *to = from;
         }
         let number = u32::try_from(program).unwrap_or(u32::MAX);

@@ -15,10 +15,11 @@ use std::{pin::Pin, sync::Arc, time::SystemTime};
 use cgfleet_model::{Collector, UnknownCollector};
 use cgfleet_proto::v1::{
     AgentServiceCreateViewRequest, AgentServiceCreateViewResponse, AgentServiceDeleteViewRequest,
-    AgentServiceDeleteViewResponse, CollectorState, AgentServiceFlushRequest, ListViewsRequest, ListViewsResponse, AgentServiceFlushResponse, AgentServiceSetCollectorRequest,
-    AgentServiceSetCollectorResponse, CgroupSample, GetCapabilitiesRequest, GetCapabilitiesResponse,
-    ListCollectorsRequest, ListCollectorsResponse, SampleBatch, SubscribeRequest, SubscribeResponse,
-    WalkHeader, WalkRequest, WalkResponse, agent_service_server::AgentService, walk_response::Event,
+    AgentServiceDeleteViewResponse, AgentServiceFlushRequest, AgentServiceFlushResponse,
+    AgentServiceSetCollectorRequest, AgentServiceSetCollectorResponse, CgroupSample, CollectorState,
+    GetCapabilitiesRequest, GetCapabilitiesResponse, ListCollectorsRequest, ListCollectorsResponse,
+    ListViewsRequest, ListViewsResponse, SampleBatch, SubscribeRequest, SubscribeResponse, WalkHeader,
+    WalkRequest, WalkResponse, agent_service_server::AgentService, walk_response::Event,
 };
 use cgfleet_rpc::wire_error::WireError;
 use futures::{Stream, stream};
@@ -119,7 +120,9 @@ impl AgentService for Agent {
             CollectorState::On => true,
             CollectorState::Off => false,
             CollectorState::Unspecified | CollectorState::Unavailable => {
-                return Err(WireError::invalid_field("state", request.state().as_str_name(), "ON or OFF").into());
+                return Err(
+                    WireError::invalid_field("state", request.state().as_str_name(), "ON or OFF").into()
+                );
             }
         };
         let collector = self.walker.switch_collector(collector, on).await.map_err(WireError::from)?;

@@ -30,7 +30,9 @@ impl Columns {
     pub(crate) fn of_fields<'a>(fields: impl IntoIterator<Item = &'a str>) -> Result<Self, NoColumn> {
         let mut bits = 0;
         for field in fields {
-            let is_named = |name: &str| name.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            let is_named = |name: &str| {
+                name.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
             let named = COLUMNS.iter().filter(|(metric, _)| is_named(metric.name()));
             let named = named.fold(0, |bits, (_, bit)| bits | bit);
             if named == 0 {
@@ -78,7 +80,10 @@ mod tests {
             assert_eq!(columns.ok().map(Columns::heading).as_deref(), expect, "{fields:?}");
         };
         check(&["cpu"], Some("cgroup_id parent_id level cpu.usage_usec name"));
-        check(&["pids.current", "cpu.usage_usec"], Some("cgroup_id parent_id level cpu.usage_usec pids.current name"));
+        check(
+            &["pids.current", "cpu.usage_usec"],
+            Some("cgroup_id parent_id level cpu.usage_usec pids.current name"),
+        );
         check(&["cp"], None);
         check(&["cpu.user_usec"], None);
         check(&["memory", "io"], None);

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, fs, fs::File, io, os::fd::AsRawFd as _};
 
-
 use cgfleet_proto::v1;
 use prost_types::FieldMask;
 

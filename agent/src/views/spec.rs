@@ -105,7 +105,9 @@ mod tests {
             Some(&[("a", "/x:y", Order::SelfOnly), ("b-1", "cpu:/z", Order::DescendantsPost)]),
         );
         check("a=17:ancestors:", Some(&[("a", "17", Order::AncestorsUp)]));
-        for wrong in ["a", "a=/:pre", "=/:pre:", "../a=/:pre:", "a=/:up:", "a=/:pre:io", "a=x:pre:", "a=x/y:pre:"] {
+        for wrong in
+            ["a", "a=/:pre", "=/:pre:", "../a=/:pre:", "a=/:up:", "a=/:pre:io", "a=x:pre:", "a=x/y:pre:"]
+        {
             check(wrong, None);
         }
     }

@@ -13,9 +13,9 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use cgfleet_proto::v1::{
     FleetServiceCreateViewRequest, FleetServiceCreateViewResponse, FleetServiceDeleteViewRequest,
-    FleetServiceDeleteViewResponse, FleetServiceListViewsRequest, FleetServiceListViewsResponse,
-    FleetServiceFlushRequest, FleetServiceFlushResponse, FleetServiceListCollectorsRequest,
-    FleetServiceListCollectorsResponse, FleetServiceSetCollectorRequest, FleetServiceSetCollectorResponse,
+    FleetServiceDeleteViewResponse, FleetServiceFlushRequest, FleetServiceFlushResponse,
+    FleetServiceListCollectorsRequest, FleetServiceListCollectorsResponse, FleetServiceListViewsRequest,
+    FleetServiceListViewsResponse, FleetServiceSetCollectorRequest, FleetServiceSetCollectorResponse,
     ListHostsRequest, ListHostsResponse, ListMetricsRequest, ListMetricsResponse, QueryHistoryRequest,
     QueryHistoryResponse, QueryRequest, QueryResponse, RegisterHostRequest, RegisterHostResponse,
     fleet_service_server::FleetService,

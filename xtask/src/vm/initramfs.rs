@@ -13,8 +13,18 @@ use crate::command;
 
 /// The test executables of integration-tests that are meant for guests. One without libtest's harness
 /// takes libtest's arguments all the same, and ends with libtest's line: `test result: ok. 2 passed; 0 failed`.
-const TESTS: [&str; 10] =
-    ["walk", "v1", "privileges", "without_bpf", "conformance", "collectors", "views", "large_trees", "storm", "oracle"];
+const TESTS: [&str; 10] = [
+    "walk",
+    "v1",
+    "privileges",
+    "without_bpf",
+    "conformance",
+    "collectors",
+    "views",
+    "large_trees",
+    "storm",
+    "oracle",
+];
 
 /// The programs beside them.
 const PRODUCTS: [&str; 2] = ["cgfleet-agent", "cgctl"];
