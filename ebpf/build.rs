@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         compile(&clang, &source, &object)?;
         let name = source.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let name = name.trim_end_matches(SOURCE_SUFFIX);
-        writeln!(collectors, "({name:?}, include_bytes!({object:?})),")?;
+        writeln!(collectors, "({name:?}, include_bytes!({:?})),", object.display().to_string())?;
     }
     fs::write(out.join("collectors.rs"), format!("&[{collectors}]"))?;
     bindgen::Builder::default()

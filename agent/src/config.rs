@@ -119,6 +119,15 @@ pub struct AgentConfig {
     /// The most requests that wait for the walker; more are refused. 1 to 65536.
     #[config(default = 64)]
     pub walk_queue_max: u32,
+    /// The most callers that wait for a flush, those included that will share one; more are refused. 1 to
+    /// 65536.
+    #[config(default = 4096)]
+    pub flush_waiters_max: u32,
+    /// The most flushes that callers of Flush may have performed in a second; 1 to 10000. Past it the
+    /// answer is that the rate is limited, unless a flush that was performed will do. The flushes of walks
+    /// are not counted.
+    #[config(default = 100)]
+    pub flushes_per_second_max: u32,
     /// The most subscriptions at a time; more are refused. 1 to 65536.
     #[config(default = 64)]
     pub subscribers_max: u32,
@@ -149,6 +158,8 @@ impl Checked for AgentConfig {
             return Err(InvalidValue::new("view_mode", "0400 to 0777, in octal"));
         }
         within("walk_queue_max", self.walk_queue_max, 1, 65_536)?;
+        within("flush_waiters_max", self.flush_waiters_max, 1, 65_536)?;
+        within("flushes_per_second_max", self.flushes_per_second_max, 1, 10_000)?;
         within("subscribers_max", self.subscribers_max, 1, 65_536)?;
         let interval_ms = self.sample_interval.get().as_millis();
         if !(100..=3_600_000).contains(&interval_ms) {

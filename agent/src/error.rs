@@ -37,6 +37,11 @@ impl From<WalkError> for WireError {
                     .with("limit", "walk_queue_max")
                     .with("value", queue_max)
             }
+            WalkError::FlushWaitersFull { waiters_max } => {
+                Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
+                    .with("limit", "flush_waiters_max")
+                    .with("value", waiters_max)
+            }
             WalkError::Restarted { .. } => Self::new(Code::Aborted, ErrorReason::WalkInterrupted, message),
             WalkError::TooDeep => Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
                 .with("limit", "slice_names_max"),

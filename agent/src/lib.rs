@@ -37,7 +37,7 @@ use crate::{
     sampler::Sampler,
     service::Agent,
     views::{Shown, ViewDirectory, Views},
-    walker::{Engine, Walker},
+    walker::{Engine, Walker, WalkerLimits},
 };
 
 /// What takes privilege to make and none to use: a loaded BPF program is attached through its descriptor
@@ -148,7 +148,12 @@ pub async fn run(
     let views = Shown::new(views, &hierarchies);
     let views =
         Views::start(views, config.configured_views().unwrap_or_default()).map_err(AgentError::Thread)?;
-    let walker = Walker::start(engine, config.walk_queue_max as usize).map_err(AgentError::Thread)?;
+    let limits = WalkerLimits {
+        queue_max: config.walk_queue_max as usize,
+        flush_waiters_max: config.flush_waiters_max as usize,
+        flushes_per_second_max: config.flushes_per_second_max,
+    };
+    let walker = Walker::start(engine, limits).map_err(AgentError::Thread)?;
     // It was checked with the rest of the configuration.
     let metrics = config.sample_metrics().unwrap_or_default();
     let sampler = Sampler::start(walker.clone(), metrics, config.sample_interval.get(), shutdown.clone());

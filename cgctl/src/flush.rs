@@ -1,10 +1,14 @@
 //! `cgctl flush`: flushes the kernel's cgroup statistics on one host, many or all.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use cgfleet_proto::v1::{
-    AgentServiceFlushRequest, FleetServiceFlushRequest, FleetServiceFlushResponse, GetCapabilitiesRequest,
-    HostFlush, fleet_service_flush_response::Outcome,
+    AgentServiceFlushRequest, AgentServiceFlushResponse, FleetServiceFlushRequest, FleetServiceFlushResponse,
+    FlushOutcome, FlushScope, FlushedSubsystem, GetCapabilitiesRequest, HostFlush,
+    fleet_service_flush_response::Outcome,
 };
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -22,7 +26,48 @@ use crate::{
         table::{Column, Table, elapsed, moment_cell},
     },
     remote::Agent,
+    words,
 };
+
+/// What is flushed, and whether it has to be.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FlushOptions {
+    /// What is to be current
+    #[arg(long, value_enum, default_value = "subtree")]
+    scope: Scope,
+    /// A flush that ended so recently will do [default: one has to begin now]
+    #[arg(long, value_name = "DURATION", value_parser = parse_staleness, allow_hyphen_values = true)]
+    max_staleness: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Scope {
+    /// The cgroup and all below it
+    Subtree,
+    /// The cgroup and all above it, but for the root
+    Ancestors,
+}
+
+impl FlushOptions {
+    fn scope(&self) -> i32 {
+        match self.scope {
+            Scope::Subtree => FlushScope::Subtree.into(),
+            Scope::Ancestors => FlushScope::Ancestors.into(),
+        }
+    }
+
+    fn max_staleness(&self) -> Option<prost_types::Duration> {
+        self.max_staleness?.try_into().ok()
+    }
+}
+
+fn parse_staleness(text: &str) -> Result<Duration, InvalidStaleness> {
+    humantime::parse_duration(text).map_err(|_| InvalidStaleness)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("allowed: a time with its unit (500ms, 5s, 2m), or 0s")]
+struct InvalidStaleness;
 
 pub(crate) async fn run(args: FlushArgs, calls: &Calls) -> Result<Exit, Error> {
     let format = args.output.format;
@@ -31,13 +76,19 @@ pub(crate) async fn run(args: FlushArgs, calls: &Calls) -> Result<Exit, Error> {
     let ended = match Answerer::from(args.hosts) {
         Answerer::Agent(address) => {
             let agent = calls.agent(&address)?;
-            let request = AgentServiceFlushRequest { target: args.target };
+            let (scope, max_staleness) = (args.options.scope(), args.options.max_staleness());
+            let request = AgentServiceFlushRequest { target: args.target, scope, max_staleness };
             report.add(&mut out, of_agent(&agent, request).await?)?;
             Ok(())
         }
         Answerer::Server(hosts) => {
-            let host_timeout = args.host_timeout.to_proto();
-            let request = FleetServiceFlushRequest { hosts: Some(hosts), target: args.target, host_timeout };
+            let request = FleetServiceFlushRequest {
+                hosts: Some(hosts),
+                target: args.target,
+                host_timeout: args.host_timeout.to_proto(),
+                scope: args.options.scope(),
+                max_staleness: args.options.max_staleness(),
+            };
             of_server(calls, request, &mut report, &mut out).await
         }
     };
@@ -49,7 +100,7 @@ async fn of_agent(
     agent: &Agent,
     request: AgentServiceFlushRequest,
 ) -> Result<FleetServiceFlushResponse, Error> {
-    // The answer does not name the host, and a flush that was done should not fail for that.
+    // The answer does not tell the host's name, and a flush that was done should not fail for that.
     let host = agent
         .call(GetCapabilitiesRequest {}, async |mut client, request| client.get_capabilities(request).await)
         .await?;
@@ -57,13 +108,21 @@ async fn of_agent(
     Ok(FleetServiceFlushResponse {
         host_id: host.host_id,
         hostname: host.hostname,
-        outcome: Some(Outcome::Flush(HostFlush {
-            cgroup_id: flush.cgroup_id,
-            path: flush.path,
-            flush_ns: flush.flush_ns,
-            flushed_at: flush.flushed_at,
-        })),
+        outcome: Some(Outcome::Flush(host_flush(flush))),
     })
+}
+
+fn host_flush(answer: AgentServiceFlushResponse) -> HostFlush {
+    HostFlush {
+        cgroup_id: answer.cgroup_id,
+        path: answer.path,
+        flush_ns: answer.flush_ns,
+        flushed_at: answer.flushed_at,
+        outcome: answer.outcome,
+        subsystems: answer.subsystems,
+        files_ns: answer.files_ns,
+        retry_after: answer.retry_after,
+    }
 }
 
 async fn of_server(
@@ -90,6 +149,12 @@ struct Report {
 impl Report {
     fn add(&mut self, out: &mut dyn Write, host: FleetServiceFlushResponse) -> io::Result<()> {
         self.tally.add(match &host.outcome {
+            Some(Outcome::Flush(flush)) if flush.outcome() == FlushOutcome::RateLimited => {
+                let again = retry_after(flush).map(|again| format!(" in {}", elapsed(nanoseconds(again))));
+                let again = again.unwrap_or_default();
+                note(&format!("host {}: rate_limited: nothing was flushed; try again{again}", host.hostname));
+                HostOutcome::Failed(Exit::Partial)
+            }
             Some(Outcome::Flush(_)) => HostOutcome::Whole,
             Some(Outcome::Error(error)) => {
                 note(&format!("host {}: {}: {}", host.hostname, json::reason(error), error.message));
@@ -128,23 +193,44 @@ impl Report {
 fn table(hosts: &[FleetServiceFlushResponse], zone: &TimeZone) -> Table {
     let mut table = Table::new([
         Column::text("HOST"),
+        Column::text("OUTCOME"),
         Column::number("CGROUP_ID"),
         Column::number("FLUSH"),
         Column::text("FLUSHED_AT"),
+        Column::text("HOW"),
         Column::text("PATH"),
     ]);
     for host in hosts {
         if let Some(Outcome::Flush(flush)) = &host.outcome {
+            let of_flush = |cell: String| flush.flushed_at.is_some().then_some(cell);
             table.row([
                 Some(host.hostname.clone()),
-                Some(flush.cgroup_id.to_string()),
-                Some(elapsed(flush.flush_ns)),
+                words::flush_outcome(flush.outcome),
+                of_flush(flush.cgroup_id.to_string()),
+                of_flush(elapsed(flush.flush_ns + flush.files_ns)),
                 flush.flushed_at.as_ref().and_then(|moment| moment_cell(moment, zone)),
-                Some(flush.path.clone()),
+                of_flush(how(&flush.subsystems)),
+                of_flush(flush.path.clone()),
             ]);
         }
     }
     table
+}
+
+/// `cpu:rstat memory:file_past_threshold`.
+fn how(subsystems: &[FlushedSubsystem]) -> String {
+    let words = subsystems.iter().map(|FlushedSubsystem { name, method, .. }| {
+        format!("{name}:{}", words::flush_method(*method).unwrap_or_default())
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn retry_after(flush: &HostFlush) -> Option<Duration> {
+    Duration::try_from(flush.retry_after?).ok()
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[derive(Serialize)]
@@ -156,68 +242,67 @@ struct Document<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer<'a> {
-    Flush {
-        cgroup_id: u64,
-        path: &'a str,
-        flush_ns: u64,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        flushed_at: Option<String>,
-    },
+    Flush(Flush<'a>),
     Error(Failure<'a>),
+}
+
+#[derive(Serialize)]
+struct Flush<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<String>,
+    #[serde(flatten)]
+    flushed: Option<Flushed<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ns: Option<u64>,
+}
+
+/// Of the flush that meets the request, if there is one.
+#[derive(Serialize)]
+struct Flushed<'a> {
+    cgroup_id: u64,
+    path: &'a str,
+    flush_ns: u64,
+    files_ns: u64,
+    flushed_at: String,
+    subsystems: Vec<Subsystem<'a>>,
+}
+
+#[derive(Serialize)]
+struct Subsystem<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reason: &'a str,
+}
+
+impl<'a> From<&'a HostFlush> for Flush<'a> {
+    fn from(flush: &'a HostFlush) -> Self {
+        let subsystem = |FlushedSubsystem { name, method, reason }: &'a FlushedSubsystem| Subsystem {
+            name,
+            method: words::flush_method(*method),
+            reason,
+        };
+        let flushed = rfc3339(flush.flushed_at.as_ref()).map(|flushed_at| Flushed {
+            cgroup_id: flush.cgroup_id,
+            path: &flush.path,
+            flush_ns: flush.flush_ns,
+            files_ns: flush.files_ns,
+            flushed_at,
+            subsystems: flush.subsystems.iter().map(subsystem).collect(),
+        });
+        let retry_after_ns = retry_after(flush).map(nanoseconds);
+        Self { outcome: words::flush_outcome(flush.outcome), flushed, retry_after_ns }
+    }
 }
 
 fn of_host(host: &FleetServiceFlushResponse) -> OfHost<'_, Option<Answer<'_>>> {
     let value = host.outcome.as_ref().map(|outcome| match outcome {
-        Outcome::Flush(flush) => Answer::Flush {
-            cgroup_id: flush.cgroup_id,
-            path: &flush.path,
-            flush_ns: flush.flush_ns,
-            flushed_at: rfc3339(flush.flushed_at.as_ref()),
-        },
+        Outcome::Flush(flush) => Answer::Flush(flush.into()),
         Outcome::Error(error) => Answer::Error(error.into()),
     });
     OfHost { host_id: &host.host_id, hostname: Some(&host.hostname), value }
 }
 
 #[cfg(test)]
-mod tests {
-    use cgfleet_proto::v1::{ErrorReason, HostError};
-    use expect_test::{Expect, expect};
-
-    use super::*;
-
-    fn check(format: Format, expect_exit: Exit, expect: &Expect) {
-        let mut report = Report { format, hosts: Vec::new(), tally: Tally::default() };
-        let mut out = Vec::new();
-        let flushed_at = Some(prost_types::Timestamp { seconds: 1_795_420_800, nanos: 0 });
-        let flush = HostFlush { cgroup_id: 1, path: "/".into(), flush_ns: 81_200, flushed_at };
-        let error =
-            HostError { code: 4, reason: ErrorReason::HostTimeout.into(), message: "no answer in 5s".into() };
-        for (host, outcome) in [("web-2", Outcome::Flush(flush)), ("web-1", Outcome::Error(error))] {
-            let host_id = format!("id-{host}");
-            let answer = FleetServiceFlushResponse { host_id, hostname: host.into(), outcome: Some(outcome) };
-            report.add(&mut out, answer).unwrap();
-        }
-        assert_eq!(report.finish(&mut out, Ok(())).unwrap(), expect_exit);
-        expect.assert_eq(&String::from_utf8(out).unwrap());
-    }
-
-    #[test]
-    fn each_host_says_what_it_flushed_or_why_not() {
-        check(
-            Format::Ndjson,
-            Exit::Partial,
-            &expect![[r#"
-            {"host_id":"id-web-2","hostname":"web-2","flush":{"cgroup_id":1,"path":"/","flush_ns":81200,"flushed_at":"2026-11-23T08:00:00Z"}}
-            {"host_id":"id-web-1","hostname":"web-1","error":{"reason":"HOST_TIMEOUT","message":"no answer in 5s","code":4}}
-        "#]],
-        );
-        check(
-            Format::Json,
-            Exit::Partial,
-            &expect![[r#"
-            {"hosts":[{"host_id":"id-web-1","hostname":"web-1","error":{"reason":"HOST_TIMEOUT","message":"no answer in 5s","code":4}},{"host_id":"id-web-2","hostname":"web-2","flush":{"cgroup_id":1,"path":"/","flush_ns":81200,"flushed_at":"2026-11-23T08:00:00Z"}}],"summary":{"hosts":2,"hosts_complete":1,"hosts_truncated":0,"hosts_failed":1}}
-        "#]],
-        );
-    }
-}
+mod tests;

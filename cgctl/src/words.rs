@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use cgfleet_model::{Comparison, Condition, MetricGroup};
 use cgfleet_proto::v1::{
-    self, CgroupLayout, CgroupOrder, CgroupSample, CollectorFolding, CollectorState, GapReason,
-    HierarchyJoin, HostState, MetricKind, Source, WalkEnd, WalkEngine,
+    self, CgroupLayout, CgroupOrder, CgroupSample, CollectorFolding, CollectorState, FlushMethod,
+    FlushOutcome, GapReason, HierarchyJoin, HostState, MetricKind, Source, WalkEnd, WalkEngine,
 };
 
 /// The order of a walk.
@@ -113,6 +113,8 @@ words! {
     cgroup_layout(CgroupLayout, "CGROUP_LAYOUT_");
     collector_state(CollectorState, "COLLECTOR_STATE_");
     collector_folding(CollectorFolding, "COLLECTOR_FOLDING_");
+    flush_outcome(FlushOutcome, "FLUSH_OUTCOME_");
+    flush_method(FlushMethod, "FLUSH_METHOD_");
 }
 
 /// Where the groups of a sample were read: `bpf`, `file`, `rstat`, `fold`, or several, such as `bpf+file`.

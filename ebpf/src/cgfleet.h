@@ -354,6 +354,8 @@ struct cg_walk {
 	__u64 flushed_serial;
 	__u64 flush_ns;
 	__u64 flush_mutex_held_ns;
+	__u32 flushed_memory; /* 1: the memory controller's own rstat was, too */
+	__u32 flush_padding;
 
 	/* Answer of walk_locked and walk_unlocked. */
 	__u64 visited;

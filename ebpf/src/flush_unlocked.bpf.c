@@ -15,6 +15,30 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 extern struct cgroup *bpf_cgroup_acquire(struct cgroup *cgrp) __ksym __weak;
 extern void bpf_cgroup_release(struct cgroup *cgrp) __ksym __weak;
 
+/* From 7.0 on (mm/bpf_memcontrol.c). */
+extern struct mem_cgroup *
+bpf_get_mem_cgroup(struct cgroup_subsys_state *css) __ksym __weak;
+extern void bpf_put_mem_cgroup(struct mem_cgroup *memcg) __ksym __weak;
+
+/*
+ * Where rstat is flushed by controller, memory is not with the cgroup itself.
+ * False if it cannot be here, or the cgroup has no memory controller.
+ */
+static __always_inline bool flush_memory(struct cgroup *cgrp)
+{
+	struct mem_cgroup *memcg;
+
+	if (!bpf_ksym_exists(bpf_get_mem_cgroup) ||
+	    !bpf_ksym_exists(css_rstat_flush))
+		return false;
+	memcg = bpf_get_mem_cgroup(&cgrp->self);
+	if (!memcg)
+		return false;
+	css_rstat_flush(&memcg->css);
+	bpf_put_mem_cgroup(memcg);
+	return true;
+}
+
 struct kept {
 	struct cgroup __kptr *topmost;
 };
@@ -62,6 +86,8 @@ int flush_unlocked(struct bpf_iter__cgroup *ctx)
 	if (!topmost)
 		return 0;
 	rstat_flush(topmost);
+	if (w->groups & CG_GROUP_MEMORY_STAT)
+		w->flushed_memory = flush_memory(topmost);
 	w->flush_ns = bpf_ktime_get_ns() - now;
 	w->flushed_id = topmost->kn->id;
 	w->flushed_serial = topmost->self.serial_nr;

@@ -117,6 +117,7 @@ struct memcg_vmstats {
 };
 
 struct mem_cgroup {
+	struct cgroup_subsys_state css;
 	struct page_counter memory;
 	struct page_counter swap;
 	struct memcg_vmstats *vmstats;

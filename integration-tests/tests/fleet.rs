@@ -163,7 +163,7 @@ async fn a_flush_fans_out_and_a_trace_crosses_hosts() -> Result<()> {
     let request = FleetServiceFlushRequest {
         hosts: Some(everywhere()),
         target: Some(by_path(tree.path(""))),
-        host_timeout: None,
+        ..FleetServiceFlushRequest::default()
     };
     let mut flushed = server.fleet()?.flush(request).await?.into_inner();
     let response = flushed.message().await?.context("no answer")?;

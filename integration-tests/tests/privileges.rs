@@ -66,7 +66,7 @@ async fn check_answers(agent: &Daemon, target: CgroupTarget, path: &str) -> Resu
             assert_eq!((walked.summary.end(), walked.summary.engine()), (WalkEnd::Complete, engine));
         }
     }
-    let request = AgentServiceFlushRequest { target: Some(target) };
+    let request = AgentServiceFlushRequest { target: Some(target), ..Default::default() };
     let flushed = agent.agent()?.flush(request).await.with_context(|| format!("flush {path}"))?.into_inner();
     assert_eq!(flushed.path, path);
     Ok(())

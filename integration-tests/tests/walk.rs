@@ -80,7 +80,8 @@ async fn a_flush_names_what_it_flushed() -> Result<()> {
     let agent = Start::agent()?.start().await?;
     let tree = TestTree::v2()?;
     let target = Some(by_path(tree.path("")));
-    let flushed = agent.agent()?.flush(AgentServiceFlushRequest { target }).await?.into_inner();
+    let flushed =
+        agent.agent()?.flush(AgentServiceFlushRequest { target, ..Default::default() }).await?.into_inner();
     assert_eq!((flushed.cgroup_id, flushed.path), (tree.id("")?, tree.path("")));
     assert!(flushed.flush_ns > 0);
     Ok(())

@@ -5,6 +5,7 @@
 
 pub mod channel;
 pub mod deadline;
+pub mod duration;
 pub mod listen;
 pub mod serve;
 pub mod shutdown;

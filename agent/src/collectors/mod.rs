@@ -108,9 +108,7 @@ impl Collectors {
 
     /// Whether rstat has to be flushed before these are read.
     pub fn needs_flush(&self, metrics: MetricSet) -> bool {
-        let is_folded = |entry: &Entry| {
-            matches!(&entry.loaded, Ok(loaded) if *loaded.folding() == Folding::Rstat && loaded.is_on())
-        };
+        let is_folded = |entry: &Entry| matches!(&entry.loaded, Ok(loaded) if *loaded.folding() == Folding::Rstat && loaded.is_on());
         self.all.iter().any(|entry| metrics.touches(entry.collector.group()) && is_folded(entry))
     }
 
@@ -141,7 +139,9 @@ impl Collectors {
                 is_full: state.dropped_events > 0,
                 words: loaded.words(),
             };
-            samples.iter_mut().for_each(|sample| counted.fill(sample, totals.get(&key_of(sample))));
+            for sample in samples.iter_mut() {
+                counted.fill(sample, totals.get(&key_of(sample)));
+            }
         }
         Ok(())
     }

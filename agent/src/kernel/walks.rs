@@ -133,6 +133,8 @@ pub struct Flushed {
     pub cgroup_id: u64,
     /// The serial of its css.
     pub serial: u64,
+    /// Whether the memory controller's statistics were flushed by themselves, where they have to be.
+    pub memory: bool,
     /// Time in the flush, in nanoseconds.
     pub flush_ns: u64,
     /// Time for which the session held cgroup_mutex, in nanoseconds.
@@ -214,6 +216,7 @@ impl Kernel {
         Ok(Flushed {
             cgroup_id: walk.flushed_id,
             serial: walk.flushed_serial,
+            memory: walk.flushed_memory != 0,
             flush_ns: walk.flush_ns,
             mutex_held_ns: walk.flush_mutex_held_ns,
             visited: walk.visited > 0,

@@ -2,8 +2,8 @@
 
 use cgfleet_privileges::{Held, PrivilegeError};
 use cgfleet_proto::v1::{
-    AgentLimit, CgroupLayout, EngineCapability, GetCapabilitiesResponse, Hierarchy, MetricCapability,
-    Privileges, Source,
+    AgentLimit, CgroupLayout, Collector, CollectorFolding, CollectorState, EngineCapability,
+    GetCapabilitiesResponse, Hierarchy, MetricCapability, Privileges, Source,
 };
 
 use super::spec;
@@ -45,6 +45,31 @@ pub(crate) fn capabilities(
     })
 }
 
+/// Capabilities with the collectors as they are now, and what comes from them.
+pub(super) fn with_collectors(
+    mut capabilities: GetCapabilitiesResponse,
+    collectors: Vec<Collector>,
+) -> GetCapabilitiesResponse {
+    for metric in &mut capabilities.metrics {
+        let of_metric = |collector: &&Collector| {
+            metric.metric.strip_prefix(&collector.name).is_some_and(|rest| rest.starts_with('.'))
+        };
+        let Some(collector) = collectors.iter().find(of_metric) else { continue };
+        let source = match (collector.state(), collector.folding()) {
+            (CollectorState::On, CollectorFolding::Rstat) => Source::Rstat,
+            (CollectorState::On, _) => Source::Fold,
+            _ => Source::Unspecified,
+        };
+        metric.set_source(source);
+        metric.reason = match collector.state() {
+            CollectorState::On => collector.folding_reason.clone(),
+            CollectorState::Unavailable => collector.reason.clone(),
+            _ => format!("its collector is off; `cgctl collectors --enable {}`", collector.name),
+        };
+    }
+    GetCapabilitiesResponse { collectors, ..capabilities }
+}
+
 fn engine_capability((engine, available): (WalkEngine, Result<&'static str, String>)) -> EngineCapability {
     let (available, reason) = match available {
         Ok(remark) => (true, remark.to_owned()),
@@ -75,7 +100,10 @@ fn limits(config: &AgentConfig) -> Vec<AgentLimit> {
         ("slice_rows_max", config.slice_rows_max),
         ("slice_names_max", config.slice_names_max),
         ("locked_rows_max", config.locked_rows_max),
+        ("collector_cgroups_max", config.collector_cgroups_max),
         ("walk_queue_max", config.walk_queue_max),
+        ("flush_waiters_max", config.flush_waiters_max),
+        ("flushes_per_second_max", config.flushes_per_second_max),
         ("subscribers_max", config.subscribers_max),
     ];
     limits.map(|(key, value)| AgentLimit { key: key.to_owned(), value: value.into() }).into()

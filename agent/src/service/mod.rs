@@ -3,6 +3,7 @@
 //! Owns the translation between messages and the walker; must not touch the kernel or files.
 
 mod capabilities;
+mod flush;
 mod spec;
 mod subscribe;
 mod views;
@@ -75,15 +76,10 @@ impl AgentService for Agent {
         &self,
         request: Request<AgentServiceFlushRequest>,
     ) -> Result<Response<AgentServiceFlushResponse>, Status> {
-        let target = spec::target_or_root("target", request.into_inner().target)?;
-        let flushed = self.walker.flush(target).await.map_err(WireError::from)?;
-        Ok(Response::new(AgentServiceFlushResponse {
-            cgroup_id: flushed.cgroup_id,
-            path: flushed.path,
-            flush_ns: flushed.flush_ns,
-            flushed_at: Some(SystemTime::now().into()),
-            host_id: self.identity.host_id.to_string(),
-        }))
+        let (spec, max_staleness) = flush::spec_of(request.into_inner())?;
+        let answer = self.walker.flush(spec, max_staleness).await.map_err(WireError::from)?;
+        let host_id = self.identity.host_id.to_string();
+        Ok(Response::new(AgentServiceFlushResponse { host_id, ..flush::response(&answer) }))
     }
 
     async fn subscribe(
@@ -98,7 +94,7 @@ impl AgentService for Agent {
         _request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<GetCapabilitiesResponse>, Status> {
         let collectors = self.walker.collectors().await.map_err(WireError::from)?;
-        Ok(Response::new(GetCapabilitiesResponse { collectors, ..self.capabilities.clone() }))
+        Ok(Response::new(capabilities::with_collectors(self.capabilities.clone(), collectors)))
     }
 
     async fn list_collectors(

@@ -98,9 +98,8 @@ impl Views {
         let (jobs, queue) = mpsc::sync_channel(QUEUE_MAX);
         thread::Builder::new().name("views".to_owned()).spawn(move || {
             for spec in wanted {
-                let name = spec.name.clone();
-                if let Err(error) = shown.create(spec) {
-                    tracing::warn!(view = name.as_str(), %error, "a view of the configuration is not there");
+                if let Err(error) = shown.create(&spec) {
+                    tracing::warn!(view = spec.name.as_str(), %error, "a view of the configuration is not there");
                 }
             }
             serve(&mut shown, &queue);
@@ -150,7 +149,7 @@ fn serve(shown: &mut Shown, queue: &mpsc::Receiver<Job>) {
         };
         shown.remove_gone();
         match job {
-            Ok(Job::Create(spec, answer)) => drop(answer.send(shown.create(spec))),
+            Ok(Job::Create(spec, answer)) => drop(answer.send(shown.create(&spec))),
             Ok(Job::List(answer)) => drop(answer.send(shown.list())),
             Ok(Job::Delete(name, answer)) => drop(answer.send(shown.delete(&name))),
             Ok(Job::Stop(answer)) => {

@@ -45,7 +45,7 @@ impl Shown {
         self.views.is_empty()
     }
 
-    pub(super) fn create(&mut self, spec: ViewSpec) -> Result<v1::View, ViewsError> {
+    pub(super) fn create(&mut self, spec: &ViewSpec) -> Result<v1::View, ViewsError> {
         let (programs, directory) =
             self.made_by.as_mut().map_err(|reason| ViewsError::Unavailable(reason.clone()))?;
         if self.views.contains_key(&spec.name) {
@@ -58,11 +58,11 @@ impl Shown {
             page_bytes: u32::try_from(rustix::param::page_size()).unwrap_or_default(),
             heading: spec.columns.heading(),
         };
-        let view = programs.attach(&settings, found.start()).map_err(|error| refused(error, &spec))?;
-        let made = check_size(&view, &spec)
-            .and_then(|()| directory_of(found, &view, &self.hierarchies, &spec))
+        let view = programs.attach(&settings, found.start()).map_err(|error| refused(error, spec))?;
+        let made = check_size(&view, spec)
+            .and_then(|()| directory_of(found, &view, &self.hierarchies, spec))
             .and_then(|cgroup| {
-                directory.pin(&view, spec.name.as_str()).map_err(|error| refused(error, &spec))?;
+                directory.pin(&view, spec.name.as_str()).map_err(|error| refused(error, spec))?;
                 Ok(cgroup)
             });
         match made {

@@ -6,9 +6,10 @@ use cgfleet_proto::v1::{CgroupSample, WalkEnd};
 use crate::{cgroupfs::Hierarchies, collectors::Collectors, kernel::Kernel};
 
 use super::{
-    FlushedSubtree, Target, WalkEngine, WalkError, WalkSpec, Walked,
+    WalkEngine, WalkError, WalkSpec, Walked,
     bpf::{BpfEngine, BpfWalk},
     files::FilesEngine,
+    flush::{FlushSite, FlushSpec, FlushedSubtree},
     join,
     sources::{self, MetricSource},
 };
@@ -106,10 +107,19 @@ impl Engine {
         }
     }
 
-    pub(super) fn flush(&mut self, target: &Target) -> Result<FlushedSubtree, WalkError> {
+    /// Finds the cgroup to flush, and what is above it.
+    pub(super) fn find_to_flush(&mut self, spec: &FlushSpec) -> Result<FlushSite, WalkError> {
         match &mut self.bpf {
-            Ok(bpf) => bpf.flush(target),
-            Err(_) => self.files.flush(target),
+            Ok(bpf) => bpf.find_to_flush(spec),
+            Err(_) => self.files.find_to_flush(spec),
+        }
+    }
+
+    /// Flushes; `None` if the cgroup was removed.
+    pub(super) fn flush(&mut self, site: &FlushSite) -> Result<Option<FlushedSubtree>, WalkError> {
+        match &mut self.bpf {
+            Ok(bpf) => bpf.flush(site),
+            Err(_) => self.files.flush(site),
         }
     }
 

@@ -6,19 +6,25 @@ mod bpf;
 mod engine;
 mod files;
 mod find;
+mod flush;
 mod join;
 mod request;
 mod sample_files;
 mod sources;
 
-use std::{io, thread};
+use std::{io, thread, time::Duration};
 
 use cgfleet_model::Collector;
 use cgfleet_proto::v1::{self, CgroupSample, WalkSummary};
 use tokio::sync::{mpsc, oneshot};
 
+use flush::{Ledger, Waiter, Waiting};
+
 pub use engine::Engine;
 pub(crate) use find::{Found, find};
+pub use flush::{
+    FlushAnswer, FlushMethod, FlushScope, FlushSpec, FlushedSubsystem, FlushedSubtree, Subsystem,
+};
 pub use request::{Order, Target, WalkEngine, WalkError, WalkSpec};
 pub use sources::MetricSource;
 
@@ -31,20 +37,21 @@ pub struct Walked {
     pub summary: WalkSummary,
 }
 
-/// The answer to a flush.
-#[derive(Debug)]
-pub struct FlushedSubtree {
-    /// The cgroup whose subtree was flushed.
-    pub cgroup_id: u64,
-    /// Its path as text.
-    pub path: String,
-    /// Time in the flush, in nanoseconds.
-    pub flush_ns: u64,
+/// What the walker may be asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct WalkerLimits {
+    /// The most requests that wait, equal flushes being one; more are refused.
+    pub queue_max: usize,
+    /// The most requesters that wait for flushes; more are refused.
+    pub flush_waiters_max: usize,
+    /// The most flushes that are performed in a second because they were requested.
+    pub flushes_per_second_max: u32,
 }
 
 enum Job {
     Walk(WalkSpec, oneshot::Sender<Result<Walked, WalkError>>),
-    Flush(Target, oneshot::Sender<Result<FlushedSubtree, WalkError>>),
+    /// Who asks for it is among those who wait.
+    Flush(FlushSpec),
     ListCollectors(oneshot::Sender<Result<Vec<v1::Collector>, WalkError>>),
     SwitchCollector(Collector, bool, oneshot::Sender<Result<v1::Collector, WalkError>>),
 }
@@ -53,21 +60,26 @@ enum Job {
 #[derive(Debug, Clone)]
 pub struct Walker {
     jobs: mpsc::Sender<Job>,
+    waiting: Waiting,
 }
 
 impl Walker {
-    /// Starts the thread. At most `queue_max` requests wait; more are refused.
-    pub fn start(mut engine: Engine, queue_max: usize) -> io::Result<Self> {
-        let (jobs, mut queue) = mpsc::channel(queue_max);
+    /// Starts the thread.
+    pub fn start(mut engine: Engine, limits: WalkerLimits) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::channel(limits.queue_max);
+        let waiting = Waiting::new(limits.flush_waiters_max);
+        let waiters = waiting.clone();
+        let mut ledger = Ledger::new(limits.flushes_per_second_max);
         thread::Builder::new().name("walker".to_owned()).spawn(move || {
+            // Should the engine panic, who waits is told, and nobody can be queued any more by then.
+            let _abandoned = waiters.abandoned_on_drop();
+            let mut queue = queue;
             while let Some(job) = queue.blocking_recv() {
                 engine.tidy();
                 // A requester that has gone does not want the answer, nor the work for it.
                 match job {
                     Job::Walk(_, answer) if answer.is_closed() => {}
                     Job::Walk(spec, answer) => drop(answer.send(engine.walk(&spec))),
-                    Job::Flush(_, answer) if answer.is_closed() => {}
-                    Job::Flush(target, answer) => drop(answer.send(engine.flush(&target))),
                     Job::ListCollectors(answer) => {
                         drop(answer.send(engine.collectors.list().map_err(WalkError::from)));
                     }
@@ -75,20 +87,18 @@ impl Walker {
                         let switched = engine.collectors.switch(collector, on);
                         drop(answer.send(switched.map_err(WalkError::from)));
                     }
+                    Job::Flush(spec) => {
+                        flush::answer_all(&mut engine, &mut ledger, &spec, waiters.take(&spec));
+                    }
                 }
             }
         })?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, waiting })
     }
 
     /// Walks.
     pub async fn walk(&self, spec: WalkSpec) -> Result<Walked, WalkError> {
         self.ask(|answer| Job::Walk(spec, answer)).await
-    }
-
-    /// Flushes the subtree of a cgroup.
-    pub async fn flush(&self, target: Target) -> Result<FlushedSubtree, WalkError> {
-        self.ask(|answer| Job::Flush(target, answer)).await
     }
 
     /// Every collector, as it is now.
@@ -106,12 +116,24 @@ impl Walker {
         job: impl FnOnce(oneshot::Sender<Result<T, WalkError>>) -> Job,
     ) -> Result<T, WalkError> {
         let (sender, answer) = oneshot::channel();
-        self.jobs.try_send(job(sender)).map_err(|error| match error {
+        self.queue(job(sender))?;
+        answer.await.map_err(|_| WalkError::Stopped)?
+    }
+
+    /// Has a cgroup flushed, unless a flush that ended no longer than `max_staleness` ago will do.
+    pub async fn flush(&self, spec: FlushSpec, max_staleness: Duration) -> Result<FlushAnswer, WalkError> {
+        let (sender, answer) = oneshot::channel();
+        let waiter = Waiter::new(max_staleness, sender);
+        self.waiting.join(spec, waiter, |spec| self.queue(Job::Flush(spec)))?;
+        answer.await.map_err(|_| WalkError::Stopped)?
+    }
+
+    fn queue(&self, job: Job) -> Result<(), WalkError> {
+        self.jobs.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 WalkError::QueueFull { queue_max: self.jobs.max_capacity() }
             }
             mpsc::error::TrySendError::Closed(_) => WalkError::Stopped,
-        })?;
-        answer.await.map_err(|_| WalkError::Stopped)?
+        })
     }
 }

@@ -65,7 +65,7 @@ impl WalkEngine {
 }
 
 /// One cgroup.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// By path, in the hierarchy of this name (empty: cgroup v2).
     Path {
@@ -191,6 +191,12 @@ pub enum WalkError {
     QueueFull {
         /// The limit.
         queue_max: usize,
+    },
+    /// Too many wait for flushes.
+    #[error("{waiters_max} requests wait for flushes already (flush_waiters_max); try again")]
+    FlushWaitersFull {
+        /// The limit.
+        waiters_max: usize,
     },
     /// The agent is stopping.
     #[error("the agent is stopping")]

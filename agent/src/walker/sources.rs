@@ -26,10 +26,8 @@ pub(super) fn sources(hierarchies: &Hierarchies, memory_stat: Option<&MemoryStat
 
 fn source(hierarchies: &Hierarchies, memory_stat: Option<&MemoryStatIndex>, metric: Metric) -> MetricSource {
     if let Some(collector) = Collector::of_group(metric.info().group) {
-        let reason = match memory_stat {
-            None => "without BPF, no collector counts it".to_owned(),
-            Some(_) => format!("the collector {collector} is not loaded"),
-        };
+        // Whether it is there may change; the service asks it.
+        let reason = format!("counted by the collector {collector}");
         return MetricSource { metric, source: None, hierarchy: String::new(), reason };
     }
     let controller = controller_of(metric);

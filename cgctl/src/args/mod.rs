@@ -22,6 +22,7 @@ pub(crate) use self::{
 };
 use crate::{
     exit::EXIT_CODES,
+    flush::FlushOptions,
     output::Format,
     target::parse_target,
     words::{Engine, Join, Order},
@@ -142,9 +143,11 @@ pub(crate) struct QueryArgs {
 pub(crate) struct FlushArgs {
     #[command(flatten)]
     pub(crate) hosts: HostArgs,
-    /// The top of the subtree to flush [default: the cgroup v2 root]
+    /// The cgroup [default: the cgroup v2 root]
     #[arg(value_parser = parse_target)]
     pub(crate) target: Option<CgroupTarget>,
+    #[command(flatten)]
+    pub(crate) options: FlushOptions,
     #[command(flatten)]
     pub(crate) host_timeout: HostTimeoutArgs,
     #[command(flatten)]

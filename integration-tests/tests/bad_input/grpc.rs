@@ -112,6 +112,19 @@ fn bad_targets() -> Vec<(CgroupTarget, Refusal<'static>)> {
     ]
 }
 
+/// A scope and a staleness that no agent and no server takes.
+fn bad_flushes() -> Vec<(i32, Option<Duration>, Refusal<'static>)> {
+    let time = |seconds, nanos| Some(Duration { seconds, nanos });
+    let bad_time = || invalid(&["max_staleness", "0s or more"]);
+    vec![
+        (99, None, invalid(&["scope", "\"99\"", "FLUSH_SCOPE_ANCESTORS (2)"])),
+        (-1, None, invalid(&["scope", "\"-1\"", "FLUSH_SCOPE_ANCESTORS (2)"])),
+        (0, time(-1, 0), bad_time()),
+        (1, time(0, -1), bad_time()),
+        (2, time(i64::MIN, 0), bad_time()),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_refuses_what_it_cannot_walk() -> Result<()> {
     let daemon = Start::agent()?.start().await?;
@@ -120,10 +133,15 @@ async fn an_agent_refuses_what_it_cannot_walk() -> Result<()> {
         check(&spec.clone(), agent.walk(WalkRequest { spec }), refusal).await?;
     }
     for (target, refusal) in bad_targets() {
-        let request = AgentServiceFlushRequest { target: Some(target.clone()) };
+        let request =
+            AgentServiceFlushRequest { target: Some(target.clone()), ..AgentServiceFlushRequest::default() };
         check(&target, agent.flush(request), refusal).await?;
         let request = WalkRequest { spec: Some(self_of(target.clone())) };
         check(&target, agent.walk(request), refusal).await?;
+    }
+    for (scope, max_staleness, refusal) in bad_flushes() {
+        let request = AgentServiceFlushRequest { target: None, scope, max_staleness };
+        check(&request, agent.flush(request.clone()), refusal).await?;
     }
     let stop_at = |stop_at| WalkSpec { stop_at: Some(stop_at), ..self_of(by_path("/")) };
     let joined = |target| WalkSpec { join: HierarchyJoin::Path.into(), ..self_of(target) };
@@ -202,8 +220,14 @@ async fn a_server_refuses_what_it_cannot_ask_a_host() -> Result<()> {
         let refusal = invalid(&["host_timeout", "more than 0s, at most 300s"]);
         let spec = Some(self_of(by_path("/")));
         check(&host_timeout, fleet.query(QueryRequest { hosts: all(), spec, host_timeout }), refusal).await?;
-        let request = FleetServiceFlushRequest { hosts: all(), target: None, host_timeout };
+        let request =
+            FleetServiceFlushRequest { hosts: all(), host_timeout, ..FleetServiceFlushRequest::default() };
         check(&host_timeout, fleet.flush(request), refusal).await?;
+    }
+    for (scope, max_staleness, refusal) in bad_flushes() {
+        let hosts = all();
+        let request = FleetServiceFlushRequest { hosts, scope, max_staleness, ..Default::default() };
+        check(&request, fleet.flush(request.clone()), refusal).await?;
     }
     let named =
         |all, hosts: &[&str]| HostSelector { all, hosts: hosts.iter().map(ToString::to_string).collect() };

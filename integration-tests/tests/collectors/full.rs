@@ -3,11 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use cgfleet_model::{Metric, MetricGroup};
 use cgfleet_proto::v1::GetCapabilitiesRequest;
-use integration_tests::{
-    cgroups::TestTree,
-    cli,
-    daemon::Start,
-};
+use integration_tests::{cgroups::TestTree, cli, daemon::Start};
 
 use crate::agent::rows;
 

@@ -15,10 +15,7 @@ use integration_tests::load;
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial};
 use tokio::runtime::Runtime;
 
-fn trial<F: Future<Output = Result<()>>>(name: &str, test: fn() -> F) -> Trial
-where
-    F: 'static,
-{
+fn trial<F: Future<Output = Result<()>> + 'static>(name: &str, test: fn() -> F) -> Trial {
     Trial::test(name, move || {
         let run = || Runtime::new()?.block_on(test());
         run().map_err(|error: anyhow::Error| Failed::from(format!("{error:#}")))

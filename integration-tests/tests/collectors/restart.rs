@@ -4,14 +4,16 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use cgfleet_model::{Metric, MetricGroup};
+use cgfleet_proto::v1::CgroupOrder;
 use integration_tests::{
     cgroups::TestTree,
     daemon::{Daemon, Start},
     effort::repetitions,
     wait,
+    walk::{by_path, spec, walk_through},
 };
 
-use crate::agent::{rows, start};
+use crate::agent::{find, rows, start};
 
 const KILLS: u32 = 20;
 
@@ -47,11 +49,8 @@ pub(crate) async fn totals_outlive_an_agent_that_is_killed() -> Result<()> {
         // A walk is under way, more likely than not.
         let (mut client, path) = (agent.agent()?, tree.path(""));
         let walking = tokio::spawn(async move {
-            let spec = integration_tests::walk::spec(
-                integration_tests::walk::by_path(path),
-                cgfleet_proto::v1::CgroupOrder::DescendantsPost,
-            );
-            while integration_tests::walk::walk_through(&mut client, spec.clone()).await.is_ok() {}
+            let spec = spec(by_path(path), CgroupOrder::DescendantsPost);
+            while walk_through(&mut client, spec.clone()).await.is_ok() {}
         });
         tokio::task::yield_now().await;
         agent.kill_9()?;
@@ -72,7 +71,7 @@ pub(crate) async fn what_was_removed_meanwhile_stays() -> Result<()> {
         tree.rest_in(leaf)?;
     }
     assert_eq!(count(&agent, &tree, "P").await?, 2);
-    let used = async |agent: &Daemon| Ok::<_, anyhow::Error>(crate::agent::find(agent, "attach").await?.cgroups);
+    let used = async |agent: &Daemon| Ok::<_, anyhow::Error>(find(agent, "attach").await?.cgroups);
     let before = used(&agent).await?;
     agent.kill_9()?;
     let (gone, parent) = (tree.directory("P/C2/D"), tree.directory("P/C2"));

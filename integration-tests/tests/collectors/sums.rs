@@ -4,11 +4,13 @@ use std::{collections::HashMap, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use cgfleet_model::{Metric, MetricGroup};
-use cgfleet_proto::v1::CgroupSample;
+use cgfleet_proto::v1::{CgroupOrder, CgroupSample, CgroupTarget};
 use integration_tests::{
     cgroups::TestTree,
+    daemon::Daemon,
     load::{Load, Running, Stage},
     wait,
+    walk::{spec, walk},
 };
 
 use crate::agent::{LEAVES, rows, start};
@@ -23,9 +25,16 @@ fn value(rows: &Rows, path: &str, metric: Metric) -> Result<u64> {
 /// Every cgroup of the tree is the sum of its children, and so is its top.
 fn check_sums(rows: &Rows, tree: &TestTree, metric: Metric) -> Result<()> {
     let at = |below: &str| value(rows, &tree.path(below), metric);
-    for (parent, children) in [("child1", [LEAVES[0], LEAVES[1]]), ("child2", [LEAVES[2], LEAVES[3]]), ("", ["child1", "child2"])] {
+    for (parent, children) in
+        [("child1", [LEAVES[0], LEAVES[1]]), ("child2", [LEAVES[2], LEAVES[3]]), ("", ["child1", "child2"])]
+    {
         let sum = at(children[0])? + at(children[1])?;
-        ensure!(at(parent)? == sum, "{}: {} at {parent:?}, {sum} in its children", metric.name(), at(parent)?);
+        ensure!(
+            at(parent)? == sum,
+            "{}: {} at {parent:?}, {sum} in its children",
+            metric.name(),
+            at(parent)?
+        );
     }
     Ok(())
 }
@@ -103,7 +112,8 @@ pub(crate) async fn reclaim_adds_up() -> Result<()> {
         let reclaims = async || {
             let rows = rows(&agent, tree.path(""), MetricGroup::Reclaim).await?;
             let at = tree.path(leaf);
-            let (count, ns) = (value(&rows, &at, Metric::ReclaimCount)?, value(&rows, &at, Metric::ReclaimTotal)?);
+            let (count, ns) =
+                (value(&rows, &at, Metric::ReclaimCount)?, value(&rows, &at, Metric::ReclaimTotal)?);
             Ok((count > 0 && ns > 0).then_some(()))
         };
         wait::until("memory to be reclaimed", Duration::from_secs(30), reclaims).await?;
@@ -121,7 +131,8 @@ pub(crate) async fn waits_for_a_cpu_add_up() -> Result<()> {
     LEAVES.iter().try_for_each(|leaf| tree.work_in(leaf))?;
     let waited = async || {
         let rows = rows(&agent, tree.path(""), MetricGroup::Runqueue).await?;
-        let enough = LEAVES.iter().map(|leaf| Ok(value(&rows, &tree.path(leaf), Metric::RunqueueCount)? > 20));
+        let enough =
+            LEAVES.iter().map(|leaf| Ok(value(&rows, &tree.path(leaf), Metric::RunqueueCount)? > 20));
         let enough: Result<Vec<bool>> = enough.collect();
         Ok(enough?.into_iter().all(|it| it).then_some(()))
     };
@@ -139,7 +150,10 @@ pub(crate) async fn waits_for_a_cpu_add_up() -> Result<()> {
         ensure!(max > 0 && max <= total && total <= max * count, "{runqueue:?}");
         ensure!(runqueue.buckets.iter().sum::<u64>() == count, "every wait is in a bucket: {runqueue:?}");
         let last = runqueue.buckets.iter().rposition(|count| *count > 0).context("a bucket")?;
-        ensure!(max >> last == 1 || last == 31 || (last == 0 && max < 2), "{max} is in bucket {last}: {runqueue:?}");
+        ensure!(
+            max >> last == 1 || last == 31 || (last == 0 && max < 2),
+            "{max} is in bucket {last}: {runqueue:?}"
+        );
         largest = largest.max(max);
     }
     assert_eq!(value(&rows, &tree.path(""), Metric::RunqueueMax)?, largest);
@@ -169,9 +183,8 @@ pub(crate) async fn block_requests_are_timed() -> Result<()> {
     }
     let mut load = Running::start(Load::Direct, &stage.place(cgroups))?;
     load.worked()?;
-    if beside.is_some() {
-        // A v1 hierarchy's rows are asked for with it; what is checked of them is the same code.
-        return check_v1_block_io(&agent, beside.as_ref().context("it is there")?).await;
+    if let Some(v1) = &beside {
+        return check_v1_block_io(&agent, v1).await;
     }
     let counted = async || {
         let rows = rows(&agent, tree.path(""), MetricGroup::BlockIo).await?;
@@ -183,12 +196,14 @@ pub(crate) async fn block_requests_are_timed() -> Result<()> {
     Ok(())
 }
 
-async fn check_v1_block_io(agent: &integration_tests::daemon::Daemon, v1: &TestTree) -> Result<()> {
-    use cgfleet_proto::v1::{CgroupOrder, CgroupTarget};
-    use integration_tests::walk::{spec, walk};
+/// A v1 hierarchy has rows of its own.
+async fn check_v1_block_io(agent: &Daemon, v1: &TestTree) -> Result<()> {
     let counted = async || {
-        let target =
-            CgroupTarget { path: v1.path("child1"), hierarchy: "blkio".to_owned(), ..CgroupTarget::default() };
+        let target = CgroupTarget {
+            path: v1.path("child1"),
+            hierarchy: "blkio".to_owned(),
+            ..CgroupTarget::default()
+        };
         let walked = walk(agent, spec(target, CgroupOrder::SelfOnly)).await?;
         Ok(walked.samples.first().and_then(|row| row.block_io.clone()).filter(|io| io.count() > 0))
     };

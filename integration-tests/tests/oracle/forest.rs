@@ -14,10 +14,7 @@ use integration_tests::{
     wait,
 };
 
-use super::{
-    plan::{DEVICE, FROZEN, Needs, PLAN, Planned, on_v1},
-    
-};
+use super::plan::{DEVICE, FROZEN, Needs, PLAN, Planned, on_v1};
 
 /// Hierarchies of cgroup v1 that count something.
 const V1_CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];

@@ -198,12 +198,13 @@ async fn flushes_and_ticks_come_from_files_too() -> Result<()> {
     let trees = trees()?;
     for (lacking, agent) in agents().await? {
         for (hierarchy, tree) in &trees {
-            let request = AgentServiceFlushRequest { target: Some(on(hierarchy, tree.path(""))) };
+            let request =
+                AgentServiceFlushRequest { target: Some(on(hierarchy, tree.path(""))), ..Default::default() };
             let flushed = agent.agent()?.flush(request).await?.into_inner();
             assert_eq!((flushed.cgroup_id, flushed.path), (tree.id("")?, tree.path("")), "{lacking:?}");
         }
         let tree = &trees[0].1;
-        let request = AgentServiceFlushRequest { target: Some(by_id(tree.id("")?)) };
+        let request = AgentServiceFlushRequest { target: Some(by_id(tree.id("")?)), ..Default::default() };
         assert_eq!(agent.agent()?.flush(request).await?.into_inner().path, tree.path(""));
 
         let mut ticks = agent.agent()?.subscribe(SubscribeRequest::default()).await?.into_inner();
@@ -244,7 +245,7 @@ async fn the_log_capabilities_and_doctor_say_so() -> Result<()> {
             let why = match metric.source() {
                 Source::File => "without BPF, every value is read from its file",
                 Source::Unspecified if has_file => "no hierarchy that is mounted has it",
-                Source::Unspecified => "without BPF, no collector counts it",
+                Source::Unspecified => lacking.reason(),
                 Source::Bpf | Source::Rstat | Source::Fold => "no source but files",
             };
             assert!(metric.reason.contains(why), "{lacking:?}: {metric:?}");

@@ -3,6 +3,7 @@
 //! Owns the translation between messages and the server's parts; must not touch SQL or dial hosts.
 
 mod collectors;
+mod flush;
 mod history;
 mod hosts;
 mod metrics;
@@ -73,7 +74,7 @@ impl FleetService for Fleet {
         &self,
         request: Request<FleetServiceFlushRequest>,
     ) -> Result<Response<Self::FlushStream>, Status> {
-        Ok(Response::new(query::flush(self, request)?))
+        Ok(Response::new(flush::flush(self, request)?))
     }
 
     async fn query_history(

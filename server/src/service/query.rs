@@ -1,4 +1,4 @@
-//! Query and Flush over many hosts.
+//! Query over many hosts, and what every call over many hosts has: whom it asks, and how long.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,10 +6,8 @@ use cgfleet_model::{Metric, UnknownMetric};
 use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{
-        AgentServiceFlushRequest, AgentServiceFlushResponse, CgroupOrder, Comparison, Condition,
-        FleetServiceFlushRequest, FleetServiceFlushResponse, HierarchyJoin, HostFlush, HostResult,
-        HostSelector, QueryRequest, QueryResponse, QuerySummary, WalkEnd, WalkEngine, WalkSpec,
-        fleet_service_flush_response, host_result, query_response::Event,
+        CgroupOrder, Comparison, Condition, HierarchyJoin, HostResult, HostSelector, QueryRequest,
+        QueryResponse, QuerySummary, WalkEnd, WalkEngine, WalkSpec, host_result, query_response::Event,
     },
 };
 use cgfleet_rpc::{deadline, wire_error::WireError};
@@ -20,7 +18,7 @@ use tracing::Instrument as _;
 
 use super::{Answers, Fleet};
 use crate::{
-    fanout::{self, HostAnswer, HostWalk, Limits, Part},
+    fanout::{self, HostWalk, Limits, Part},
     hosts::Host,
 };
 
@@ -93,38 +91,6 @@ fn tally(summary: &mut QuerySummary, result: &HostResult) {
         }
         Some(WalkEnd::Truncated) => summary.hosts_truncated += 1,
         Some(WalkEnd::TargetGone | WalkEnd::Unspecified) | None => summary.hosts_failed += 1,
-    }
-}
-
-pub(super) fn flush(
-    fleet: &Fleet,
-    request: Request<FleetServiceFlushRequest>,
-) -> Result<Answers<FleetServiceFlushResponse>, WireError> {
-    let (metadata, _, request) = request.into_parts();
-    let limits = limits(fleet, &metadata, request.host_timeout)?;
-    let hosts = select(fleet, &request.hosts.unwrap_or_default())?;
-    let message = AgentServiceFlushRequest { target: request.target };
-    let flushed =
-        fanout::call_all(
-            hosts,
-            message,
-            limits,
-            |mut agent, request| async move { agent.flush(request).await },
-        );
-    Ok(Box::pin(flushed.map(|flushed| Ok(flush_response(flushed)))))
-}
-
-fn flush_response((host, outcome): HostAnswer<AgentServiceFlushResponse>) -> FleetServiceFlushResponse {
-    let outcome = match outcome {
-        Ok(AgentServiceFlushResponse { cgroup_id, path, flush_ns, flushed_at, .. }) => {
-            fleet_service_flush_response::Outcome::Flush(HostFlush { cgroup_id, path, flush_ns, flushed_at })
-        }
-        Err(error) => fleet_service_flush_response::Outcome::Error(error.into()),
-    };
-    FleetServiceFlushResponse {
-        host_id: host.host_id().to_string(),
-        hostname: host.record().hostname,
-        outcome: Some(outcome),
     }
 }
 

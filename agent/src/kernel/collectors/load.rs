@@ -11,11 +11,12 @@ use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use object::{Object as _, ObjectSection as _, ObjectSymbol};
 
 use super::{
-    Attached, Collector, Folding, Pins, pins,
+    Attached, Collector, Folding, Pins,
     maps::{CgroupKey, State, Words},
+    pins,
 };
 use crate::kernel::{
     LoadError,
@@ -35,14 +36,16 @@ pub fn load_all(cgroups_max: u32, pins: Option<&Pins>) -> Vec<(&'static str, Res
         Ok(btf) => btf,
         Err(error) => {
             let reason = error.to_string();
-            let because = |name| LoadError::Refused { what: format!("collector {name}"), cause: reason.clone() };
+            let because =
+                |name| LoadError::Refused { what: format!("collector {name}"), cause: reason.clone() };
             return COLLECTOR_OBJECTS.iter().map(|(name, _)| (*name, Err(because(name)))).collect();
         }
     };
     let folds = try_fold(&btf);
     let load = Loader { btf: &btf, folds: &folds, cgroups_max, pins };
     let mut pinned = Vec::new();
-    let loaded = COLLECTOR_OBJECTS.iter().map(|(name, object)| (*name, load.collector(name, object, &mut pinned)));
+    let loaded =
+        COLLECTOR_OBJECTS.iter().map(|(name, object)| (*name, load.collector(name, object, &mut pinned)));
     let loaded: Vec<(_, Result<Collector, LoadError>)> = loaded.collect();
     if let Err(error) = warm_up(loaded.iter().filter_map(|(_, collector)| collector.as_ref().ok())) {
         tracing::warn!(%error, "the first events of new cgroups may be counted in their ancestors");
@@ -122,7 +125,9 @@ impl Loader<'_> {
         let directory = self.pins.and_then(|pins| {
             let way = if folding == Folding::Rstat { "rstat" } else { "reader" };
             let directory = pins.of(name, way);
-            directory.inspect_err(|error| tracing::warn!(name, %error, "the collector's maps are not kept")).ok()
+            directory
+                .inspect_err(|error| tracing::warn!(name, %error, "the collector's maps are not kept"))
+                .ok()
         });
         if let Some(directory) = &directory {
             self.check_pinned(directory);
@@ -226,5 +231,5 @@ fn tracepoints(object: &[u8]) -> Vec<(String, String)> {
         let (_, hook) = section.name().ok()?.split_once('/')?;
         Some((symbol.name().ok()?.to_owned(), hook.to_owned()))
     };
-    file.symbols().filter(|symbol| symbol.is_definition()).filter_map(of_symbol).collect()
+    file.symbols().filter(object::ObjectSymbol::is_definition).filter_map(of_symbol).collect()
 }

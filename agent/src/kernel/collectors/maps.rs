@@ -31,9 +31,10 @@ impl CgroupKey {
         bytes
     }
 
-    fn of_words(words: &[u64]) -> Option<Self> {
-        let [cgroup_id, hierarchy, ..] = words else { return None };
-        Some(Self { hierarchy_id: (*hierarchy & u64::from(u32::MAX)) as u32, cgroup_id: *cgroup_id })
+    fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        let (cgroup_id, rest) = bytes.split_first_chunk()?;
+        let hierarchy_id = u32::from_ne_bytes(*rest.first_chunk()?);
+        Some(Self { hierarchy_id, cgroup_id: u64::from_ne_bytes(*cgroup_id) })
     }
 }
 
@@ -103,9 +104,7 @@ impl Words {
                     let keys = keys.chunks_exact(key_bytes).take(count as usize);
                     let found = keys.zip(values.chunks_exact(value_bytes));
                     entries.extend(
-                        found.filter_map(|(key, value)| {
-                            Some((CgroupKey::of_words(&to_words(key))?, to_words(value)))
-                        }),
+                        found.filter_map(|(key, value)| Some((CgroupKey::of_bytes(key)?, to_words(value)))),
                     );
                     from = next;
                     if from.is_none() {

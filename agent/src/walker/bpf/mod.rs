@@ -2,6 +2,7 @@
 //! nowhere else.
 
 mod decode;
+mod flush;
 mod locked;
 mod memory_stat;
 mod observe;
@@ -27,10 +28,12 @@ use crate::{
 };
 
 use super::{
-    FlushedSubtree, Order, Target, WalkEngine, WalkError, WalkSpec, Walked,
+    Subsystem, Target, WalkEngine, WalkError, WalkSpec, Walked,
     find::{Found, find},
+    flush::flush_by_files,
     sample_files::set_from_files,
 };
+use flush::BY_SUBSYSTEM;
 use observe::observe;
 use recorder::{Cost, Recorded, Recorder, Row};
 use tree::Named;
@@ -88,16 +91,7 @@ impl BpfEngine {
         self.try_walk(spec, engine, needs_flush).map_err(|error| error.at("spec.target", &spec.target))
     }
 
-    pub(super) fn flush(&mut self, target: &Target) -> Result<FlushedSubtree, WalkError> {
-        self.try_flush(target).map_err(|error| error.at("target", target))
-    }
-
-    fn try_walk(
-        &mut self,
-        spec: &WalkSpec,
-        engine: BpfWalk,
-        needs_flush: bool,
-    ) -> Result<Walked, WalkError> {
+    fn try_walk(&mut self, spec: &WalkSpec, engine: BpfWalk, needs_flush: bool) -> Result<Walked, WalkError> {
         let found = self.find("spec.target", &spec.target)?;
         let stop_at = spec.stop_at_in(&self.hierarchies, found.hierarchy_id())?;
         let request = WalkRequest {
@@ -174,7 +168,8 @@ impl BpfEngine {
         }
         let is_v2 = found.hierarchy_id() == 0;
         // Of v1, the CPU time is read from files.
-        let flushed = if is_v2 || needs_flush { self.recorder.flush_topmost(request)? } else { Flushed::default() };
+        let flushed =
+            if is_v2 || needs_flush { self.recorder.flush_topmost(request)? } else { Flushed::default() };
         let by_files = request.groups & STATISTICS != 0
             && (!is_v2 || self.recorder.kernel.facts().flushes_by_subsystem && flushed.cgroup_id != 0);
         if by_files {
@@ -185,8 +180,9 @@ impl BpfEngine {
         Ok(flushed)
     }
 
-    /// Where rstat is flushed by controller, no program may flush memory or io: reading their files does
-    /// (mm/memcontrol.c, mem_cgroup_flush_stats, past its threshold; block/blk-cgroup.c, blkcg_print_stat).
+    /// Where rstat is flushed by controller, no program may flush io, nor memory before 7.0: reading their
+    /// files does (mm/memcontrol.c, mem_cgroup_flush_stats, past its threshold; block/blk-cgroup.c,
+    /// blkcg_print_stat).
     fn freshen_by_files(
         &mut self,
         request: &WalkRequest<'_>,
@@ -206,43 +202,15 @@ impl BpfEngine {
             return Ok(());
         };
         let Some(directory) = hierarchy.directory(&path) else { return Ok(()) };
-        // A cgroup without the controller has no such file, and nothing to flush.
-        if request.groups & abi::CG_GROUP_MEMORY_STAT != 0 {
-            let _ = fs::read(directory.join("memory.stat"));
-        }
-        if request.groups & abi::CG_GROUP_IO != 0 {
-            // The root's tells of the disks and flushes nothing; those below it have to be asked.
-            let is_root = path == b"/";
-            let below = if is_root { fs::read_dir(&directory).ok() } else { None };
-            for child in below.into_iter().flatten().flatten() {
-                let _ = fs::read(child.path().join("io.stat"));
-            }
-            let _ = fs::read(directory.join("io.stat"));
-        }
+        let wanted: Vec<_> =
+            [(Subsystem::Memory, abi::CG_GROUP_MEMORY_STAT), (Subsystem::Io, abi::CG_GROUP_IO)]
+                .into_iter()
+                .filter_map(|(subsystem, group)| (request.groups & group != 0).then_some(subsystem))
+                .filter(|subsystem| !(flushed.memory && *subsystem == Subsystem::Memory))
+                .collect();
+        // What could not be flushed is as fresh as the kernel keeps it.
+        let _ = flush_by_files(&directory, path == b"/", &wanted, BY_SUBSYSTEM);
         Ok(())
-    }
-
-    fn try_flush(&mut self, target: &Target) -> Result<FlushedSubtree, WalkError> {
-        let found = self.find("target", target)?;
-        // An answer that goes down from here, and has everything in it, is what a flush prepares.
-        let order = Order::DescendantsPre.to_abi();
-        let request =
-            WalkRequest { order, groups: RSTAT_GROUPS, limit: 1, ..WalkRequest::ancestors(found.start()) };
-        let mut cost = Cost::default();
-        let flushed = self.recorder.flush_topmost(&request)?;
-        if flushed.cgroup_id == 0 {
-            return Err(WalkError::NoSuchCgroup { field: "target", target: target.to_text() });
-        }
-        self.recorder.learn_names(&WalkRequest::ancestors(request.start), &mut cost)?;
-        if self.recorder.kernel.facts().flushes_by_subsystem {
-            self.freshen_by_files(&request, &found, &flushed, &mut cost)?;
-        }
-        let path = self.recorder.path(found.hierarchy_id(), flushed.serial);
-        Ok(FlushedSubtree {
-            cgroup_id: flushed.cgroup_id,
-            path: path.as_deref().unwrap_or_default().to_owned(),
-            flush_ns: flushed.flush_ns,
-        })
     }
 
     /// A row as a whole sample. `None` if an ancestor was removed before its name was read: then the

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::unix::{ffi::OsStrExt as _, fs::DirEntryExt as _, fs::MetadataExt as _},
     path::PathBuf,
-    time::Instant,
+    time::{Instant, SystemTime},
     vec,
 };
 
@@ -12,14 +12,12 @@ use cgfleet_model::escape_path;
 use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkEngine, WalkSummary};
 
 use super::{
-    FlushedSubtree, Order, Target, WalkError, WalkSpec, Walked,
+    Order, Subsystem, Target, WalkError, WalkSpec, Walked,
     find::{Found, find},
+    flush::{FlushSite, FlushSpec, FlushedSubtree, flush_by_files},
     sample_files::set_from_files,
 };
 use crate::cgroupfs::{Hierarchies, Hierarchy, read_metrics};
-
-/// The files whose reading flushes what rstat keeps.
-const FLUSHING: [&str; 3] = ["cpu.stat", "memory.stat", "io.stat"];
 
 /// Runs walks and flushes without the kernel side.
 #[derive(Debug)]
@@ -86,6 +84,11 @@ impl Cgroup {
         Ok(if line.first().is_some_and(Self::is_there) { line } else { Vec::new() })
     }
 
+    /// Unlike the first directory of a cgroup namespace, a root has no cgroup.type.
+    fn is_root(&self) -> bool {
+        self.level == 0 && !self.directory.join("cgroup.type").exists()
+    }
+
     fn failed(&self, source: io::Error) -> WalkError {
         WalkError::Reopen { path: escape_path(&self.path), source }
     }
@@ -130,9 +133,7 @@ impl Walk<'_> {
             path: escape_path(&cgroup.path),
             ..CgroupSample::default()
         };
-        // Unlike the first directory of a cgroup namespace, a root has no cgroup.type.
-        let is_root = cgroup.level == 0 && !cgroup.directory.join("cgroup.type").exists();
-        let read = read_metrics(self.hierarchy, &cgroup.directory, is_root, self.spec.metrics);
+        let read = read_metrics(self.hierarchy, &cgroup.directory, cgroup.is_root(), self.spec.metrics);
         if !cgroup.is_there() {
             return None;
         }
@@ -248,24 +249,42 @@ impl FilesEngine {
         Ok(Walked { samples: walk.samples, summary })
     }
 
-    pub(super) fn flush(&self, target: &Target) -> Result<FlushedSubtree, WalkError> {
+    /// Finds the cgroup to flush, and what is above it.
+    pub(super) fn find_to_flush(&self, spec: &FlushSpec) -> Result<FlushSite, WalkError> {
+        let found = find(&self.hierarchies, "target", &spec.target)?;
+        let (hierarchy, line) = self.line_up("target", &spec.target, &found)?;
+        let located = line.first().and_then(|cgroup| {
+            let located = self.hierarchies.locate_in(hierarchy.id, &cgroup.path).ok()?;
+            (located.cgroup_id == cgroup.id).then_some(located)
+        });
+        let Some(located) = located else {
+            return Err(WalkError::NoSuchCgroup { field: "target", target: spec.target.to_text() });
+        };
+        let ends_at_root = line.last().is_some_and(Cgroup::is_root);
+        let line = line.iter().map(|cgroup| cgroup.id).collect();
+        Ok(FlushSite::new(Found::ByPath(located), spec.scope, line, ends_at_root))
+    }
+
+    /// Flushes; `None` if the cgroup was removed.
+    pub(super) fn flush(&self, site: &FlushSite) -> Result<Option<FlushedSubtree>, WalkError> {
         let started = Instant::now();
-        let found = find(&self.hierarchies, "target", target)?;
-        let (_, line) = self.line_up("target", target, &found)?;
-        let gone = || WalkError::NoSuchCgroup { field: "target", target: target.to_text() };
-        let cgroup = line.first().ok_or_else(gone)?;
-        for file in FLUSHING {
-            // Those of controllers that are not enabled are not there.
-            let _ = fs::read(cgroup.directory.join(file));
-        }
-        if !cgroup.is_there() {
-            return Err(gone());
-        }
-        Ok(FlushedSubtree {
+        let target = Target::Id(site.found.cgroup_id());
+        let (hierarchy, line) = self.line_up("target", &target, &site.found)?;
+        let Some(cgroup) = line.iter().find(|cgroup| Some(&cgroup.id) == site.line.first()) else {
+            return Ok(None);
+        };
+        // CPU time of cgroup v1 is not in rstat, nor is its block I/O.
+        let subsystems = if hierarchy.is_v2() { &Subsystem::ALL[..] } else { &[Subsystem::Memory] };
+        let subsystems =
+            flush_by_files(&cgroup.directory, cgroup.is_root(), subsystems, "there is no BPF here");
+        Ok(cgroup.is_there().then(|| FlushedSubtree {
             cgroup_id: cgroup.id,
             path: escape_path(&cgroup.path),
-            flush_ns: nanoseconds(started),
-        })
+            flush_ns: 0,
+            files: started.elapsed(),
+            flushed_at: SystemTime::now(),
+            subsystems,
+        }))
     }
 
     /// Where a walk starts, and what is above; nothing if the start was removed since it was found.
