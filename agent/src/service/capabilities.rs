@@ -11,10 +11,10 @@ use crate::{
     cgroupfs::Hierarchies,
     config::AgentConfig,
     identity::Identity,
-    walker::{Engine, MetricSource, Order, WalkEngine},
+    walker::{Description, Engine, MetricSource, Order, WalkEngine},
 };
 
-/// Asks the engine, once: nothing of it changes while the agent runs.
+/// What does not change while the agent runs.
 pub(crate) fn capabilities(
     engine: &Engine,
     identity: &Identity,
@@ -35,7 +35,7 @@ pub(crate) fn capabilities(
         engines: engine.engines().into_iter().map(engine_capability).collect(),
         orders: Order::ALL.into_iter().map(|order| spec::wire_order(order).into()).collect(),
         hierarchies: mounted.collect(),
-        metrics: engine.sources().into_iter().map(metric).collect(),
+        metrics: Vec::new(),
         layout: layout(hierarchies).into(),
         sample_interval: config.sample_interval.get().try_into().ok(),
         has_cgroup_namespace: hierarchies.has_namespace(),
@@ -45,12 +45,13 @@ pub(crate) fn capabilities(
     })
 }
 
-/// Capabilities with the collectors as they are now, and what comes from them.
-pub(super) fn with_collectors(
-    mut capabilities: GetCapabilitiesResponse,
-    collectors: Vec<Collector>,
+/// Capabilities, with what may change as it is now.
+pub(super) fn described(
+    capabilities: GetCapabilitiesResponse,
+    Description { sources, collectors }: Description,
 ) -> GetCapabilitiesResponse {
-    for metric in &mut capabilities.metrics {
+    let mut metrics: Vec<_> = sources.into_iter().map(metric).collect();
+    for metric in &mut metrics {
         let of_metric = |collector: &&Collector| {
             metric.metric.strip_prefix(&collector.name).is_some_and(|rest| rest.starts_with('.'))
         };
@@ -67,7 +68,7 @@ pub(super) fn with_collectors(
             _ => format!("its collector is off; `cgctl collectors --enable {}`", collector.name),
         };
     }
-    GetCapabilitiesResponse { collectors, ..capabilities }
+    GetCapabilitiesResponse { metrics, collectors, ..capabilities }
 }
 
 fn engine_capability((engine, available): (WalkEngine, Result<&'static str, String>)) -> EngineCapability {

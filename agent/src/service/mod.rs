@@ -93,8 +93,8 @@ impl AgentService for Agent {
         &self,
         _request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<GetCapabilitiesResponse>, Status> {
-        let collectors = self.walker.collectors().await.map_err(WireError::from)?;
-        Ok(Response::new(capabilities::with_collectors(self.capabilities.clone(), collectors)))
+        let description = self.walker.describe().await.map_err(WireError::from)?;
+        Ok(Response::new(capabilities::described(self.capabilities.clone(), description)))
     }
 
     async fn list_collectors(

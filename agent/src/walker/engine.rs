@@ -6,12 +6,11 @@ use cgfleet_proto::v1::{CgroupSample, WalkEnd};
 use crate::{cgroupfs::Hierarchies, collectors::Collectors, kernel::Kernel};
 
 use super::{
-    WalkEngine, WalkError, WalkSpec, Walked,
+    Description, WalkEngine, WalkError, WalkSpec, Walked,
     bpf::{BpfEngine, BpfWalk},
     files::FilesEngine,
     flush::{FlushSite, FlushSpec, FlushedSubtree},
-    join,
-    sources::{self, MetricSource},
+    join, sources,
 };
 
 /// Runs walks and flushes.
@@ -41,9 +40,10 @@ impl Engine {
         }
     }
 
-    /// Where each metric comes from.
-    pub fn sources(&self) -> Vec<MetricSource> {
-        sources::sources(&self.hierarchies, self.bpf.as_ref().ok().map(BpfEngine::memory_stat))
+    pub(super) fn describe(&self) -> Result<Description, WalkError> {
+        let memory_stat = self.bpf.as_ref().ok().map(BpfEngine::memory_stat);
+        let sources = sources::sources(&self.hierarchies, memory_stat);
+        Ok(Description { sources, collectors: self.collectors.list()? })
     }
 
     /// Every engine, and why it is not there or what is to be known of it.

@@ -37,6 +37,15 @@ pub struct Walked {
     pub summary: WalkSummary,
 }
 
+/// What may change of what the agent can do.
+#[derive(Debug)]
+pub struct Description {
+    /// Where each metric comes from.
+    pub sources: Vec<MetricSource>,
+    /// Every collector.
+    pub collectors: Vec<v1::Collector>,
+}
+
 /// What the walker may be asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct WalkerLimits {
@@ -52,6 +61,7 @@ enum Job {
     Walk(WalkSpec, oneshot::Sender<Result<Walked, WalkError>>),
     /// Who asks for it is among those who wait.
     Flush(FlushSpec),
+    Describe(oneshot::Sender<Result<Description, WalkError>>),
     ListCollectors(oneshot::Sender<Result<Vec<v1::Collector>, WalkError>>),
     SwitchCollector(Collector, bool, oneshot::Sender<Result<v1::Collector, WalkError>>),
 }
@@ -80,6 +90,7 @@ impl Walker {
                 match job {
                     Job::Walk(_, answer) if answer.is_closed() => {}
                     Job::Walk(spec, answer) => drop(answer.send(engine.walk(&spec))),
+                    Job::Describe(answer) => drop(answer.send(engine.describe())),
                     Job::ListCollectors(answer) => {
                         drop(answer.send(engine.collectors.list().map_err(WalkError::from)));
                     }
@@ -99,6 +110,11 @@ impl Walker {
     /// Walks.
     pub async fn walk(&self, spec: WalkSpec) -> Result<Walked, WalkError> {
         self.ask(|answer| Job::Walk(spec, answer)).await
+    }
+
+    /// What may change while the agent runs.
+    pub async fn describe(&self) -> Result<Description, WalkError> {
+        self.ask(Job::Describe).await
     }
 
     /// Every collector, as it is now.

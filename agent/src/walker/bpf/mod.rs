@@ -3,6 +3,7 @@
 
 mod decode;
 mod flush;
+mod learned;
 mod locked;
 mod memory_stat;
 mod observe;
@@ -34,7 +35,7 @@ use super::{
     sample_files::set_from_files,
 };
 use flush::BY_SUBSYSTEM;
-use observe::observe;
+use learned::Looks;
 use recorder::{Cost, Recorded, Recorder, Row};
 use tree::Named;
 
@@ -51,19 +52,17 @@ pub(super) struct BpfEngine {
     recorder: Recorder,
     hierarchies: Hierarchies,
     rows_max: u32,
+    /// For the places of memory.stat's keys.
+    looks: Looks,
 }
 
 impl BpfEngine {
     /// An engine over a loaded kernel side; a walk returns at most `rows_max` cgroups.
     pub(super) fn new(kernel: Kernel, hierarchies: Hierarchies, rows_max: u32) -> Self {
-        let mut recorder = Recorder::new(kernel, hierarchies.clone());
-        let observations = observe(&mut recorder.kernel, &hierarchies);
-        let index = MemoryStatIndex::find(recorder.kernel.facts(), &observations, online_cpus());
-        let (states, events) = index.methods();
-        let places = index.metrics().len();
-        tracing::info!(%states, %events, places, cgroups = observations.len(), "memory.stat's places");
-        recorder.memory_stat = index;
-        Self { recorder, hierarchies, rows_max }
+        let recorder = Recorder::new(kernel, hierarchies.clone());
+        let mut engine = Self { recorder, hierarchies, rows_max, looks: Looks::begun(Instant::now()) };
+        engine.learn_memory_stat();
+        engine
     }
 
     /// Where the kernel's memory statistics are.
@@ -92,6 +91,9 @@ impl BpfEngine {
     }
 
     fn try_walk(&mut self, spec: &WalkSpec, engine: BpfWalk, needs_flush: bool) -> Result<Walked, WalkError> {
+        if !self.without_place(spec.metrics).is_empty() {
+            self.learn_memory_stat_when_due();
+        }
         let found = self.find("spec.target", &spec.target)?;
         let stop_at = spec.stop_at_in(&self.hierarchies, found.hierarchy_id())?;
         let request = WalkRequest {
@@ -150,9 +152,15 @@ impl BpfEngine {
     fn groups_of(&self, metrics: MetricSet) -> abi::cg_group {
         let memory_stat = metrics.intersection(MetricSet::of_group(MetricGroup::MemoryStat));
         let memory_stat = memory_stat.without(self.memory_stat().unshown());
-        let is_known = memory_stat.without(self.memory_stat().metrics()).is_empty();
+        let is_known = self.without_place(metrics).is_empty();
         let of_arrays = if is_known && !memory_stat.is_empty() { abi::CG_GROUP_MEMORY_STAT } else { 0 };
         raw::groups_of(metrics) | of_arrays
+    }
+
+    /// What is asked of memory.stat and has no place in the kernel's arrays, as far as is known.
+    fn without_place(&self, metrics: MetricSet) -> MetricSet {
+        let asked = metrics.intersection(MetricSet::of_group(MetricGroup::MemoryStat));
+        asked.without(self.memory_stat().unshown()).without(self.memory_stat().metrics())
     }
 
     /// Flushes what the walk will read, once, at the topmost cgroup of the answer.
