@@ -176,6 +176,24 @@ async fn a_view_is_a_walk_of_now() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_view_of_children_has_them_alone_or_the_kernel_has_not_the_order() -> Result<()> {
+    let agent = start().await?;
+    let tree = TestTree::v2()?;
+    let ids = ["a", "b"].into_iter().map(|below| Ok(Some(tree.make(below)?))).collect::<Result<Vec<_>>>()?;
+    tree.make("a/grandchild")?;
+    match create(&agent, view("children", tree.path(""), CgroupOrder::Children)).await {
+        Ok(made) => assert_eq!(Text::of(&made.path)?.numbers("cgroup_id")?, ids),
+        Err(refused) => {
+            let told = (refused.code(), reason_of(&refused));
+            assert_eq!(told, (Code::FailedPrecondition, ErrorReason::KernelUnsupported), "{refused}");
+        }
+    }
+    let made = create(&agent, view("none", tree.path("b"), CgroupOrder::DescendantsPost)).await?;
+    assert_eq!(Text::of(&made.path)?.rows.len(), 1);
+    Ok(())
+}
+
 /// A BPF filesystem whose root others may pass through.
 #[derive(Debug)]
 struct Bpffs(TempDir);
