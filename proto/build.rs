@@ -5,10 +5,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 7] = [
+const PROTOS: [&str; 8] = [
     "cgfleet/v1/flush.proto",
     "cgfleet/v1/sample.proto",
     "cgfleet/v1/collector.proto",
+    "cgfleet/v1/view.proto",
     "cgfleet/v1/walk.proto",
     "cgfleet/v1/error.proto",
     "cgfleet/v1/agent_service.proto",

@@ -3,11 +3,14 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use cgfleet_config::{Checked, Daemon, HumanDuration, InvalidValue};
+use cgfleet_ebpf::abi;
 use cgfleet_model::{Collector, MetricSet, UnknownCollector, UnknownMetric};
 use cgfleet_rpc::{
     channel,
     trace::{self, LogFormat},
 };
+
+use crate::views::{FORM, ViewSpec};
 
 /// The agent as the configuration system knows it.
 pub const DAEMON: Daemon = Daemon {
@@ -83,6 +86,18 @@ pub struct AgentConfig {
     /// Created if it is missing; each agent needs one of its own.
     #[config(default = "/sys/fs/bpf/cgfleet")]
     pub bpffs_dir: PathBuf,
+    /// The most text views at a time; 0 to 16. Each is a BPF program that is loaded at the start.
+    #[config(default = 8)]
+    pub views_max: u32,
+    /// Text views that are made at the start: NAME=TARGET:ORDER:FIELDS, separated by spaces. docs/views.md has
+    /// more of them.
+    #[config(default = "")]
+    pub views: String,
+    /// Who may read a text view: the mode of its file, in octal; 0400 to 0777.
+    #[config(default = "0640")]
+    pub view_mode: String,
+    /// The group of text views: a name or a number. Unset means the group of the agent's user.
+    pub view_group: Option<String>,
     /// The most cgroups that one walk returns; 1 to 1000000.
     #[config(default = 1_000_000)]
     pub walk_rows_max: u32,
@@ -135,6 +150,13 @@ impl Checked for AgentConfig {
         within("slice_names_max", self.slice_names_max, SLICE_ROWS_MIN, WALK_ROWS_LIMIT)?;
         within("locked_rows_max", self.locked_rows_max, SLICE_ROWS_MIN, WALK_ROWS_LIMIT)?;
         within("collector_cgroups_max", self.collector_cgroups_max, 16, 1_000_000)?;
+        within("views_max", self.views_max, 0, abi::CG_VIEWS_MAX)?;
+        if self.configured_views().is_none() {
+            return Err(InvalidValue::new("views", FORM));
+        }
+        if self.view_file_mode().is_none() {
+            return Err(InvalidValue::new("view_mode", "0400 to 0777, in octal"));
+        }
         within("walk_queue_max", self.walk_queue_max, 1, 65_536)?;
         within("flush_waiters_max", self.flush_waiters_max, 1, 65_536)?;
         within("flushes_per_second_max", self.flushes_per_second_max, 1, 10_000)?;
@@ -174,6 +196,17 @@ impl AgentConfig {
     pub(crate) fn collectors(&self) -> Result<Vec<Collector>, UnknownCollector> {
         let names = self.collectors.split(',').map(str::trim).filter(|name| !name.is_empty());
         names.map(Collector::from_name).collect()
+    }
+
+    /// Views that are made at the start; `None` if they are not as they should be.
+    pub(crate) fn configured_views(&self) -> Option<Vec<ViewSpec>> {
+        ViewSpec::parse_all(&self.views)
+    }
+
+    /// The mode of views' files; `None` if it is none.
+    pub(crate) fn view_file_mode(&self) -> Option<u32> {
+        // Its owner reads it: the agent does, to see how large it is.
+        u32::from_str_radix(&self.view_mode, 8).ok().filter(|mode| (0o400..=0o777).contains(mode))
     }
 
     /// Without an advertise_address the server dials the address that is listened on.

@@ -4,7 +4,10 @@ use cgfleet_proto::v1::ErrorReason;
 use cgfleet_rpc::wire_error::WireError;
 use tonic::Code;
 
-use crate::{cgroupfs::LocateError, collectors::CollectorError, walker::WalkError};
+use crate::{
+    cgroupfs::LocateError, collectors::CollectorError, kernel::ViewError, views::ViewsError,
+    walker::WalkError,
+};
 
 impl From<WalkError> for WireError {
     fn from(error: WalkError) -> Self {
@@ -54,6 +57,43 @@ impl From<WalkError> for WireError {
             WalkError::Kernel(_) | WalkError::Reopen { .. } | WalkError::Collector(_) => {
                 Self::new(Code::Internal, ErrorReason::Internal, message)
             }
+        }
+    }
+}
+
+impl From<ViewsError> for WireError {
+    fn from(error: ViewsError) -> Self {
+        let message = error.to_string();
+        match error {
+            ViewsError::Target(error) => error.into(),
+            ViewsError::Unavailable(_) => {
+                Self::new(Code::FailedPrecondition, ErrorReason::ViewsUnavailable, message)
+            }
+            ViewsError::Exists(view) => {
+                Self::new(Code::AlreadyExists, ErrorReason::ViewExists, message).with("view", view)
+            }
+            ViewsError::NotFound(view) => {
+                Self::new(Code::NotFound, ErrorReason::ViewNotFound, message).with("view", view)
+            }
+            ViewsError::TooLarge { cgroups, bytes, .. } => {
+                Self::new(Code::FailedPrecondition, ErrorReason::ViewTooLarge, message)
+                    .with("limit", "bytes of a view")
+                    .with("value", bytes)
+                    .with("cgroups", cgroups)
+            }
+            ViewsError::NoSuchOrder(_) => {
+                Self::new(Code::FailedPrecondition, ErrorReason::KernelUnsupported, message)
+                    .with("field", "view.order")
+                    .with("value", "CGROUP_ORDER_CHILDREN")
+            }
+            ViewsError::Kernel { source: ViewError::Full { programs }, .. } => {
+                Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
+                    .with("limit", "views_max")
+                    .with("value", programs)
+            }
+            ViewsError::QueueFull => Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message),
+            ViewsError::Stopped => Self::new(Code::Unavailable, ErrorReason::ShuttingDown, message),
+            ViewsError::Kernel { .. } => Self::new(Code::Internal, ErrorReason::Internal, message),
         }
     }
 }

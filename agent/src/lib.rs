@@ -11,17 +11,19 @@ pub mod kernel;
 mod register;
 mod sampler;
 mod service;
+mod views;
 pub mod walker;
 
 use std::{io, net::TcpListener, sync::Arc};
 
-use cgfleet_privileges::PrivilegeError;
+use cgfleet_privileges::{PrivilegeError, RunAs};
 use cgfleet_proto::v1::{Host, agent_service_server::AgentServiceServer};
 use cgfleet_rpc::{
     channel::{self, InvalidTarget},
     listen::{self, Exposure, ListenError},
     serve::{self, ServeError},
 };
+use nix::unistd::Group;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -31,9 +33,10 @@ use crate::{
     collectors::Collectors,
     config::{AgentConfig, BpfUse},
     identity::{Identity, IdentityError},
-    kernel::{Bounds, Kernel, LoadError, PinError, Pins},
+    kernel::{Bounds, Kernel, LoadError, PinError, Pins, ViewPrograms},
     sampler::Sampler,
     service::Agent,
+    views::{Shown, ViewDirectory, Views},
     walker::{Engine, Walker, WalkerLimits},
 };
 
@@ -45,13 +48,16 @@ pub struct Prepared {
     /// The reason if there is none.
     kernel: Result<Kernel, String>,
     collectors: Vec<(&'static str, Result<kernel::Collector, LoadError>)>,
+    /// What makes views; the reason if there are none.
+    views: Result<(ViewPrograms, ViewDirectory), String>,
     /// Locked while the agent runs.
     pins: Option<Pins>,
 }
 
 impl Prepared {
-    /// Binds the listener and loads every program that may ever be attached, if BPF is to be used.
-    pub fn new(config: &AgentConfig) -> Result<Self, AgentError> {
+    /// Binds the listener and loads every program that may ever be attached, if BPF is to be used. Views will be
+    /// `run_as`'s.
+    pub fn new(config: &AgentConfig, run_as: &RunAs) -> Result<Self, AgentError> {
         let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure))?;
         let bounds = Bounds {
             records_max: config.slice_rows_max,
@@ -72,8 +78,39 @@ impl Prepared {
             Ok(_) => kernel::load_collectors(config.collector_cgroups_max, pins.as_ref()),
             Err(_) => Vec::new(),
         };
-        Ok(Self { listener, kernel, collectors, pins })
+        let views = match (&kernel, &pins) {
+            (Err(reason), _) => Err(reason.clone()),
+            (Ok(_), None) => Err("bpffs_dir is not to be had; the agent's log says why".to_owned()),
+            (Ok(_), Some(_)) => views(config, run_as)?,
+        };
+        Ok(Self { listener, kernel, collectors, views, pins })
     }
+}
+
+/// What makes views; the reason if there can be none.
+fn views(
+    config: &AgentConfig,
+    run_as: &RunAs,
+) -> Result<Result<(ViewPrograms, ViewDirectory), String>, AgentError> {
+    let (user, own_group) = run_as.ids().unzip();
+    let group = config.view_group.as_deref().map(group_id).transpose()?.or(own_group);
+    // It was checked with the rest of the configuration.
+    let mode = config.view_file_mode().unwrap_or(0o640);
+    let directory = ViewDirectory::make(&config.bpffs_dir, (user, group), mode);
+    let directory = directory.map_err(|error| format!("bpffs_dir: make its directory views: {error}"));
+    let programs = || ViewPrograms::load(config.views_max).map_err(|error| error.to_string());
+    let views = directory.and_then(|directory| Ok((programs()?, directory)));
+    if let Err(reason) = &views {
+        tracing::warn!(reason, "no text views here");
+    }
+    Ok(views)
+}
+
+/// A group by name or number.
+fn group_id(group: &str) -> Result<u32, AgentError> {
+    let unknown = || AgentError::ViewGroup { group: group.to_owned() };
+    let found = || Group::from_name(group).ok().flatten().map(|group| group.gid.as_raw());
+    group.parse().ok().or_else(found).ok_or_else(unknown)
 }
 
 /// Where collectors' maps are kept; `None` where they cannot be. An error if another agent keeps its own there.
@@ -96,7 +133,7 @@ pub async fn run(
     prepared: Prepared,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let Prepared { listener, kernel, collectors, pins: _pins } = prepared;
+    let Prepared { listener, kernel, collectors, views, pins: _pins } = prepared;
     let (identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
     let address = listener.local_addr().map_err(AgentError::Thread)?.to_string();
     let address = config.advertise_address.clone().unwrap_or(address);
@@ -110,6 +147,9 @@ pub async fn run(
     };
     let engine = Engine::new(kernel, collectors, &hierarchies, config.walk_rows_max);
     let capabilities = service::capabilities(&engine, &identity, &hierarchies, &config)?;
+    let views = Shown::new(views, &hierarchies);
+    let views =
+        Views::start(views, config.configured_views().unwrap_or_default()).map_err(AgentError::Thread)?;
     let limits = WalkerLimits {
         queue_max: config.walk_queue_max as usize,
         flush_waiters_max: config.flush_waiters_max as usize,
@@ -128,13 +168,18 @@ pub async fn run(
         identity,
         capabilities,
         walker,
+        views: views.clone(),
         sampler,
         subscribers: Arc::new(Semaphore::new(config.subscribers_max as usize)),
         subscribers_max: config.subscribers_max,
         shutdown: shutdown.clone(),
     };
     let routes = Routes::new(AgentServiceServer::new(agent));
-    Ok(serve::serve(listener, routes, &["cgfleet.v1.AgentService"], shutdown).await?)
+    let served = serve::serve(listener, routes, &["cgfleet.v1.AgentService"], shutdown).await;
+    if let Err(error) = views.stop().await {
+        tracing::warn!(%error, "views stay until the next start");
+    }
+    Ok(served?)
 }
 
 fn host(identity: &Identity, address: &str) -> Host {
@@ -167,6 +212,12 @@ pub enum AgentError {
     /// What collectors count cannot be kept where it was asked to be.
     #[error(transparent)]
     Pins(#[from] PinError),
+    /// Views cannot be given to their group.
+    #[error("view_group: {group:?} is no group of this host")]
+    ViewGroup {
+        /// As given.
+        group: String,
+    },
     /// The server's address is no address.
     #[error("server_url: {0}")]
     ServerUrl(InvalidTarget),

@@ -33,7 +33,7 @@ fn start(config: AgentConfig) -> anyhow::Result<()> {
     trace::init(DAEMON.name, &config.log, config.log_format)?;
     shutdown::exit_on_panic();
     let mut run_as = RunAs::resolve(&config.user)?;
-    let prepared = Prepared::new(&config)?;
+    let prepared = Prepared::new(&config, &run_as)?;
     run_as.own_directory(&config.state_dir)?;
     run_as.drop_privileges()?;
     Runtime::new().map_err(|error| anyhow!("start threads: {error}"))?.block_on(async {

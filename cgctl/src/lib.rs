@@ -31,6 +31,7 @@ mod output;
 mod query;
 mod remote;
 mod target;
+mod view;
 mod words;
 
 use std::{env, ffi::OsString};
@@ -101,6 +102,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         Command::Flush(args) => flush::run(args, &calls).await,
         Command::History(args) => history::run(args, &calls.server()?).await,
         Command::Collectors(args) => collectors::run(args, &calls).await,
+        Command::View(args) => view::run(args, &calls).await,
         Command::Hosts(args) => hosts::run(args.format, &calls.server()?).await,
         Command::Metrics(args) => metrics::run(args.format, &calls.server()?).await,
         Command::Doctor(args) => doctor::run(args.output.format, &calls.agent(&args.agent)?).await,

@@ -285,6 +285,32 @@ struct cg_collector_state {
 	__u64 lost_events; /* counted nowhere */
 };
 
+/* Views that there can be at a time: programs of view.bpf.c. */
+#define CG_VIEWS_MAX 16
+
+/* Columns of a view's text, in their order, beside those that all have. */
+enum cg_view_column {
+	CG_VIEW_CPU_USAGE = 1 << 0,
+	CG_VIEW_MEMORY_CURRENT = 1 << 1,
+	CG_VIEW_PIDS_CURRENT = 1 << 2,
+	CG_VIEW_POPULATED = 1 << 3,
+	CG_VIEW_FROZEN = 1 << 4,
+	CG_VIEW_NR_DESCENDANTS = 1 << 5,
+	CG_VIEW_NR_DYING_DESCENDANTS = 1 << 6,
+};
+
+#define CG_VIEW_HEADING_BYTES 256
+
+/* What a view shows: set by the agent before its program is attached. */
+struct cg_view {
+	__u32 columns; /* enum cg_view_column */
+	__u32 order; /* enum cg_order */
+	__u32 page_bytes;
+	__u32 padding;
+	__u8 heading
+		[CG_VIEW_HEADING_BYTES]; /* names of all columns; ends in NUL */
+};
+
 /* Words of a collector that measures how long something takes. */
 enum cg_latency {
 	CG_LATENCY_COUNT,

@@ -25,6 +25,9 @@ pub const FACTS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/facts.
 /// `noop.bpf.c`: the iterator alone, for benchmarks.
 pub const NOOP_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/noop.bpf.o"));
 
+/// `view.bpf.c`: text views.
+pub const VIEW_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/view.bpf.o"));
+
 /// `walk.bpf.c`: both engines, and the flush under cgroup_mutex.
 pub const WALK_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/walk.bpf.o"));
 

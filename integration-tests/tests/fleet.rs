@@ -194,3 +194,29 @@ async fn a_database_url_is_used_instead_of_a_private_postgres() -> Result<()> {
     fleet::more_history(&second, "only", by_path("/"), 2).await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_views_are_made_listed_and_removed_on_many_hosts() -> Result<()> {
+    let server = Start::server()?.start().await?;
+    let left = Start::agent()?.registered(&server, "left").start().await?;
+    let right = Start::agent()?.registered(&server, "right").start().await?;
+    fleet::all_up(&server, &["left", "right"]).await?;
+    let tree = TestTree::v2()?;
+    let (url, path) = (server.url(), tree.path(""));
+    let cgctl = async |exit: i32, arguments: &[&str]| {
+        let ran = cli::run("cgctl", &[&["--server", &url, "view"], arguments].concat()).await?;
+        ensure!(ran.code == exit, "{arguments:?}: {ran:?}");
+        Ok(ran)
+    };
+    let files = [&left, &right].map(|agent| agent.bpffs_dir().join("views/web"));
+    cgctl(0, &["create", "--host", "left", "web", &path, "--fields", "cpu"]).await?;
+    let again = cgctl(3, &["create", "--all", "web", &path]).await?;
+    ensure!(again.stderr.contains("host left: VIEW_EXISTS: "), "{again:?}");
+    let listed = cgctl(0, &["list", "--all", "-o", "json"]).await?;
+    for file in &files {
+        ensure!(file.exists() && listed.stdout.contains(&file.display().to_string()), "{listed:?}");
+    }
+    cgctl(0, &["delete", "--all", "web"]).await?;
+    ensure!(files.iter().all(|file| !file.exists()), "they are removed");
+    Ok(())
+}

@@ -64,6 +64,11 @@ impl RunAs {
         Ok(Self { user, directories: Vec::new() })
     }
 
+    /// Whom it will be: user and group; `None` if that is who it is already.
+    pub fn ids(&self) -> Option<(u32, u32)> {
+        self.user.as_ref().map(|user| (user.uid.as_raw(), user.gid.as_raw()))
+    }
+
     /// Makes the state directory `path`, closed to others, and gives it to the user. One that is there
     /// already must be empty or the user's: a directory of somebody else is not taken over.
     ///

@@ -6,8 +6,9 @@
 use std::{sync::Arc, time::Duration};
 
 use cgfleet_proto::v1::{
-    AgentServiceFlushResponse, AgentServiceSetCollectorResponse, HostSamples, ListCollectorsResponse,
-    WalkRequest, WalkSpec, WalkSummary, agent_service_client::AgentServiceClient, walk_response::Event,
+    AgentServiceCreateViewResponse, AgentServiceDeleteViewResponse, AgentServiceFlushResponse,
+    AgentServiceSetCollectorResponse, HostSamples, ListCollectorsResponse, ListViewsResponse, WalkRequest,
+    WalkSpec, WalkSummary, agent_service_client::AgentServiceClient, walk_response::Event,
 };
 use cgfleet_rpc::channel::Channel;
 use futures::{StreamExt as _, stream};
@@ -158,9 +159,12 @@ macro_rules! from_host {
 }
 
 from_host! {
+    AgentServiceCreateViewResponse,
+    AgentServiceDeleteViewResponse,
     AgentServiceFlushResponse,
     AgentServiceSetCollectorResponse,
     ListCollectorsResponse,
+    ListViewsResponse,
 }
 
 /// Asks every host the same by one `call`; outcomes come as the hosts answer.

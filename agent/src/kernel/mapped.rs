@@ -7,7 +7,9 @@ use std::{
 };
 
 use aya::maps::MapData;
-use cgfleet_ebpf::abi::{cg_details, cg_facts, cg_io_device, cg_memory_stat, cg_name, cg_record, cg_walk};
+use cgfleet_ebpf::abi::{
+    cg_details, cg_facts, cg_io_device, cg_memory_stat, cg_name, cg_record, cg_view, cg_walk,
+};
 use memmap2::{MmapOptions, MmapRaw};
 
 /// A value that a BPF program and this process may both hold.
@@ -30,6 +32,8 @@ unsafe impl Shared for cg_io_device {}
 unsafe impl Shared for cg_name {}
 // SAFETY: as above.
 unsafe impl Shared for cg_facts {}
+// SAFETY: as above.
+unsafe impl Shared for cg_view {}
 
 /// The values of a BPF_F_MMAPABLE array. The kernel lays them out with a stride of their size
 /// rounded up to eight (kernel/bpf/arraymap.c, array_map_alloc).
@@ -66,6 +70,14 @@ impl<T: Shared> MappedArray<T> {
     /// The first `count` values, or all if there are fewer.
     pub(super) fn first(&self, count: u32) -> Vec<T> {
         (0..count).map_while(|index| self.get(index)).collect()
+    }
+
+    /// Sets the value at `index`, if there is such a place.
+    pub(super) fn set(&mut self, index: u32, value: T) {
+        if index < self.entries {
+            // SAFETY: in bounds; the rest as in get.
+            unsafe { self.memory.as_mut_ptr().cast::<T>().add(index as usize).write_volatile(value) }
+        }
     }
 
     /// Sets the only value of a one-entry array.

@@ -15,6 +15,7 @@ mod noop;
 mod programs;
 mod session;
 mod sys;
+mod views;
 mod walks;
 
 pub use collectors::{
@@ -27,4 +28,5 @@ pub use loaded::loaded_programs;
 pub use noop::{Noop, NoopWalk};
 pub use programs::Bounds;
 pub use session::Start;
+pub use views::{PinnedView, ViewError, ViewLink, ViewPrograms, ViewSettings};
 pub use walks::{Cursor, Drained, Flushed, Kernel, Name, Place, StopWhen, WalkRequest};

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use aya::programs::ProgramFd;
@@ -33,16 +33,7 @@ pub(super) fn run(
     start: Start<'_>,
     buffer: &mut [u8],
 ) -> Result<(), KernelError> {
-    let start = match start {
-        Start::Directory(fd) => IterStart::Fd(fd),
-        Start::Id(id) => IterStart::Id(id),
-    };
-    let link =
-        sys::create_iter_link(program.as_fd(), order, start).map_err(|error| match error.raw_os_error() {
-            Some(libc::EBADF) => AttachError::NotACgroup,
-            Some(libc::ENOENT) => AttachError::NoSuchCgroup,
-            _ => AttachError::Refused(error),
-        })?;
+    let link = attach(program, order, start)?;
     let mut session: File = sys::create_iter(link.as_fd()).map_err(KernelError::Read)?;
     loop {
         match session.read(buffer) {
@@ -52,4 +43,17 @@ pub(super) fn run(
             Err(error) => return Err(KernelError::Read(error)),
         }
     }
+}
+
+/// A link of the program to where its sessions start.
+pub(super) fn attach(program: &ProgramFd, order: u32, start: Start<'_>) -> Result<OwnedFd, AttachError> {
+    let start = match start {
+        Start::Directory(fd) => IterStart::Fd(fd),
+        Start::Id(id) => IterStart::Id(id),
+    };
+    sys::create_iter_link(program.as_fd(), order, start).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBADF) => AttachError::NotACgroup,
+        Some(libc::ENOENT) => AttachError::NoSuchCgroup,
+        _ => AttachError::Refused(error),
+    })
 }

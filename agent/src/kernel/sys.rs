@@ -2,6 +2,7 @@
 //! entries of maps whose size is known at run time alone.
 
 use std::{
+    ffi::CStr,
     fs::File,
     io,
     mem::zeroed,
@@ -55,6 +56,45 @@ pub(super) fn create_iter(link: BorrowedFd<'_>) -> io::Result<File> {
     let mut attr: bpf_attr = unsafe { zeroed() };
     attr.iter_create.link_fd = link.as_raw_fd().cast_unsigned();
     bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr).map(File::from)
+}
+
+/// BPF_OBJ_PIN: gives a link a name in a BPF filesystem.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
+    // SAFETY: as in create_iter_link.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = object.as_raw_fd().cast_unsigned();
+    command(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// `struct bpf_link_info` of a cgroup iterator's link (include/uapi/linux/bpf.h).
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct IterLinkInfo {
+    kind: u32,
+    pub(super) link_id: u32,
+    pub(super) program_id: u32,
+    padding: u32,
+    target_name: u64,
+    target_name_bytes: u32,
+    map_id: u32,
+    pub(super) cgroup_id: u64,
+    pub(super) order: u32,
+    padding_behind: u32,
+}
+
+const _: () = assert!(size_of::<IterLinkInfo>() == 48);
+
+/// BPF_OBJ_GET_INFO_BY_FD of a cgroup iterator's link.
+pub(super) fn iter_link_info(link: BorrowedFd<'_>) -> io::Result<IterLinkInfo> {
+    let mut info = IterLinkInfo::default();
+    // SAFETY: as in create_iter_link.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    attr.info.bpf_fd = link.as_raw_fd().cast_unsigned();
+    attr.info.info_len = u32::try_from(size_of::<IterLinkInfo>()).map_err(io::Error::other)?;
+    attr.info.info = (&raw mut info) as u64;
+    command(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
 }
 
 /// BPF_MAP_LOOKUP_ELEM: fills `value`, which is as long as the map's values, of all CPUs if they are per

@@ -106,6 +106,7 @@ fn limits(config: &AgentConfig) -> Vec<AgentLimit> {
         ("flush_waiters_max", config.flush_waiters_max),
         ("flushes_per_second_max", config.flushes_per_second_max),
         ("subscribers_max", config.subscribers_max),
+        ("views_max", config.views_max),
     ];
     limits.map(|(key, value)| AgentLimit { key: key.to_owned(), value: value.into() }).into()
 }

@@ -6,18 +6,21 @@ mod capabilities;
 mod flush;
 mod spec;
 mod subscribe;
+mod views;
 
 pub(crate) use capabilities::capabilities;
+pub(crate) use spec::wire_order;
 
 use std::{pin::Pin, sync::Arc, time::SystemTime};
 
 use cgfleet_model::{Collector, UnknownCollector};
 use cgfleet_proto::v1::{
-    AgentServiceFlushRequest, AgentServiceFlushResponse, AgentServiceSetCollectorRequest,
-    AgentServiceSetCollectorResponse, CgroupSample, CollectorState, GetCapabilitiesRequest,
-    GetCapabilitiesResponse, ListCollectorsRequest, ListCollectorsResponse, SampleBatch, SubscribeRequest,
-    SubscribeResponse, WalkHeader, WalkRequest, WalkResponse, agent_service_server::AgentService,
-    walk_response::Event,
+    AgentServiceCreateViewRequest, AgentServiceCreateViewResponse, AgentServiceDeleteViewRequest,
+    AgentServiceDeleteViewResponse, AgentServiceFlushRequest, AgentServiceFlushResponse,
+    AgentServiceSetCollectorRequest, AgentServiceSetCollectorResponse, CgroupSample, CollectorState,
+    GetCapabilitiesRequest, GetCapabilitiesResponse, ListCollectorsRequest, ListCollectorsResponse,
+    ListViewsRequest, ListViewsResponse, SampleBatch, SubscribeRequest, SubscribeResponse, WalkHeader,
+    WalkRequest, WalkResponse, agent_service_server::AgentService, walk_response::Event,
 };
 use cgfleet_rpc::wire_error::WireError;
 use futures::{Stream, stream};
@@ -25,7 +28,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::{identity::Identity, sampler::Sampler, walker::Walker};
+use crate::{identity::Identity, sampler::Sampler, views::Views, walker::Walker};
 
 /// Rows in one message: far below the 4 MiB that gRPC accepts by default, also for long paths.
 const BATCH_ROWS: usize = 500;
@@ -36,6 +39,7 @@ pub(crate) struct Agent {
     pub(crate) identity: Identity,
     pub(crate) capabilities: GetCapabilitiesResponse,
     pub(crate) walker: Walker,
+    pub(crate) views: Views,
     pub(crate) sampler: Sampler,
     pub(crate) subscribers: Arc<Semaphore>,
     pub(crate) subscribers_max: u32,
@@ -118,6 +122,33 @@ impl AgentService for Agent {
         let collector = self.walker.switch_collector(collector, on).await.map_err(WireError::from)?;
         let host_id = self.identity.host_id.to_string();
         Ok(Response::new(AgentServiceSetCollectorResponse { collector: Some(collector), host_id }))
+    }
+
+    async fn create_view(
+        &self,
+        request: Request<AgentServiceCreateViewRequest>,
+    ) -> Result<Response<AgentServiceCreateViewResponse>, Status> {
+        let spec = views::view_spec(request.into_inner().view)?;
+        let view = Some(self.views.create(spec).await.map_err(WireError::from)?);
+        let host_id = self.identity.host_id.to_string();
+        Ok(Response::new(AgentServiceCreateViewResponse { view, host_id }))
+    }
+
+    async fn list_views(
+        &self,
+        _request: Request<ListViewsRequest>,
+    ) -> Result<Response<ListViewsResponse>, Status> {
+        let views = self.views.list().await.map_err(WireError::from)?;
+        Ok(Response::new(ListViewsResponse { views, host_id: self.identity.host_id.to_string() }))
+    }
+
+    async fn delete_view(
+        &self,
+        request: Request<AgentServiceDeleteViewRequest>,
+    ) -> Result<Response<AgentServiceDeleteViewResponse>, Status> {
+        let name = views::view_name("name", &request.get_ref().name)?;
+        self.views.delete(name).await.map_err(WireError::from)?;
+        Ok(Response::new(AgentServiceDeleteViewResponse { host_id: self.identity.host_id.to_string() }))
     }
 }
 

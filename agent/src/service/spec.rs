@@ -24,7 +24,7 @@ const ENGINES: &str = "WALK_ENGINE_UNSPECIFIED (0), WALK_ENGINE_LOCKED (1), WALK
 /// Parses what to walk.
 pub(super) fn walk_spec(spec: Option<WireSpec>) -> Result<WalkSpec, WireError> {
     let spec = spec.ok_or_else(|| WireError::invalid_field("spec", "", "a walk's specification"))?;
-    let order = order(spec.order)?;
+    let order = order("spec.order", spec.order)?;
     let engine = engine(spec.engine)?;
     if spec.max_depth.is_some() && order == Order::AncestorsUp {
         let allowed = "unset with CGROUP_ORDER_ANCESTORS_UP, which has limit and stop_at";
@@ -69,11 +69,11 @@ fn parse_target(field: &str, wire: CgroupTarget) -> Result<Target, WireError> {
     Ok(Target::Id(cgroup_id))
 }
 
-fn order(wire: i32) -> Result<Order, WireError> {
+pub(super) fn order(field: &str, wire: i32) -> Result<Order, WireError> {
     let refused = || {
         let name = CgroupOrder::try_from(wire)
             .map_or_else(|_| wire.to_string(), |order| order.as_str_name().to_owned());
-        WireError::invalid_field("spec.order", name, ORDERS)
+        WireError::invalid_field(field, name, ORDERS)
     };
     match CgroupOrder::try_from(wire).map_err(|_| refused())? {
         CgroupOrder::Unspecified => Err(refused()),
@@ -133,7 +133,7 @@ fn condition(wire: &WireCondition) -> Result<Condition, WireError> {
 }
 
 /// The wire's name of an order.
-pub(super) fn wire_order(order: Order) -> CgroupOrder {
+pub(crate) fn wire_order(order: Order) -> CgroupOrder {
     match order {
         Order::SelfOnly => CgroupOrder::SelfOnly,
         Order::DescendantsPre => CgroupOrder::DescendantsPre,

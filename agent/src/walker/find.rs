@@ -12,13 +12,13 @@ use crate::{
 
 /// A target as the kernel takes it.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(crate) enum Found {
     ByPath(Located),
     ById(u64),
 }
 
 /// Finds a cgroup that the request names in this field. An id is for the kernel to find.
-pub(super) fn find(
+pub(crate) fn find(
     hierarchies: &Hierarchies,
     field: &'static str,
     target: &Target,
@@ -36,7 +36,7 @@ pub(super) fn find(
 }
 
 impl Found {
-    pub(super) fn start(&self) -> Start<'_> {
+    pub(crate) fn start(&self) -> Start<'_> {
         match self {
             Self::ByPath(located) => Start::Directory(located.directory.as_fd()),
             Self::ById(id) => Start::Id(*id),

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use flush::{Ledger, Waiter, Waiting};
 
 pub use engine::Engine;
+pub(crate) use find::{Found, find};
 pub use flush::{
     FlushAnswer, FlushMethod, FlushScope, FlushSpec, FlushedSubsystem, FlushedSubtree, Subsystem,
 };

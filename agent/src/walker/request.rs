@@ -208,7 +208,7 @@ pub enum WalkError {
 
 impl WalkError {
     /// Names the target, and its field, if the kernel said that the start is no cgroup (any more).
-    pub(super) fn at(self, field: &'static str, target: &Target) -> Self {
+    pub(crate) fn at(self, field: &'static str, target: &Target) -> Self {
         match self {
             Self::Kernel(KernelError::Attach(AttachError::NotACgroup | AttachError::NoSuchCgroup)) => {
                 Self::NoSuchCgroup { field, target: target.to_text() }

@@ -4,6 +4,7 @@ mod collectors;
 mod fields;
 mod hosts;
 mod values;
+mod view;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ pub(crate) use self::{
     collectors::{BothWays, CollectorsArgs, Switch},
     fields::{Columns, FieldsArgs},
     hosts::{Answerer, HostArgs, HostTimeoutArgs},
+    view::{CreateViewArgs, DeleteViewArgs, ListViewsArgs, ViewArgs, ViewCommand},
 };
 use crate::{
     exit::EXIT_CODES,
@@ -62,6 +64,8 @@ pub(crate) enum Command {
     /// List the collectors of hosts, or switch them on and off
     #[command(after_help = EXIT_CODES)]
     Collectors(CollectorsArgs),
+    /// Make, list or remove text views: files on a host that show its cgroups
+    View(ViewArgs),
     /// List the hosts that ever registered
     #[command(after_help = EXIT_CODES)]
     Hosts(FormatArgs),
@@ -81,6 +85,7 @@ impl Command {
             Self::Flush(_) => "flush",
             Self::History(_) => "history",
             Self::Collectors(_) => "collectors",
+            Self::View(_) => "view",
             Self::Hosts(_) => "hosts",
             Self::Metrics(_) => "metrics",
             Self::Doctor(_) => "doctor",

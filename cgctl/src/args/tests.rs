@@ -27,6 +27,10 @@ fn what_is_asked_of_whom_is_read() {
         "collectors --all",
         "collectors --host a --enable runqueue --enable block_io --disable attach --host-timeout 1s -o json",
         "collectors --agent h:1 --disable reclaim",
+        "view list --all",
+        "view create --host a web /x --order post --fields cpu,pids --truncate --host-timeout 1s -o json",
+        "view create --agent h:1 web",
+        "view delete --all web",
         "hosts -o json --trace",
         "metrics",
         "doctor --agent h:1 --output json",
@@ -66,5 +70,7 @@ fn bad_usage_is_one_line_that_says_what_is_allowed() {
     check("collectors", &["--host <HOST>|--all|--agent <ADDR>"]);
     check("collectors --all --enable disk", &["--enable", "\"disk\"", "reclaim, attach, runqueue, block_io"]);
     check("collectors --all --disable", &["--disable <NAME>"]);
+    check("view create --all", &["<NAME>"]);
+    check("view list", &["--host <HOST>|--all|--agent <ADDR>"]);
     check("frobnicate", &["'frobnicate'; see '--help'"]);
 }

@@ -8,12 +8,15 @@ mod history;
 mod hosts;
 mod metrics;
 mod query;
+mod views;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use cgfleet_proto::v1::{
-    FleetServiceFlushRequest, FleetServiceFlushResponse, FleetServiceListCollectorsRequest,
-    FleetServiceListCollectorsResponse, FleetServiceSetCollectorRequest, FleetServiceSetCollectorResponse,
+    FleetServiceCreateViewRequest, FleetServiceCreateViewResponse, FleetServiceDeleteViewRequest,
+    FleetServiceDeleteViewResponse, FleetServiceFlushRequest, FleetServiceFlushResponse,
+    FleetServiceListCollectorsRequest, FleetServiceListCollectorsResponse, FleetServiceListViewsRequest,
+    FleetServiceListViewsResponse, FleetServiceSetCollectorRequest, FleetServiceSetCollectorResponse,
     ListHostsRequest, ListHostsResponse, ListMetricsRequest, ListMetricsResponse, QueryHistoryRequest,
     QueryHistoryResponse, QueryRequest, QueryResponse, RegisterHostRequest, RegisterHostResponse,
     fleet_service_server::FleetService,
@@ -45,6 +48,9 @@ impl FleetService for Fleet {
     type QueryHistoryStream = Answers<QueryHistoryResponse>;
     type ListCollectorsStream = Answers<FleetServiceListCollectorsResponse>;
     type SetCollectorStream = Answers<FleetServiceSetCollectorResponse>;
+    type CreateViewStream = Answers<FleetServiceCreateViewResponse>;
+    type ListViewsStream = Answers<FleetServiceListViewsResponse>;
+    type DeleteViewStream = Answers<FleetServiceDeleteViewResponse>;
 
     async fn register_host(
         &self,
@@ -97,5 +103,26 @@ impl FleetService for Fleet {
         request: Request<FleetServiceSetCollectorRequest>,
     ) -> Result<Response<Self::SetCollectorStream>, Status> {
         Ok(Response::new(collectors::set(self, request)?))
+    }
+
+    async fn create_view(
+        &self,
+        request: Request<FleetServiceCreateViewRequest>,
+    ) -> Result<Response<Self::CreateViewStream>, Status> {
+        Ok(Response::new(views::create(self, request)?))
+    }
+
+    async fn list_views(
+        &self,
+        request: Request<FleetServiceListViewsRequest>,
+    ) -> Result<Response<Self::ListViewsStream>, Status> {
+        Ok(Response::new(views::list(self, request)?))
+    }
+
+    async fn delete_view(
+        &self,
+        request: Request<FleetServiceDeleteViewRequest>,
+    ) -> Result<Response<Self::DeleteViewStream>, Status> {
+        Ok(Response::new(views::delete(self, request)?))
     }
 }
