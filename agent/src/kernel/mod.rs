@@ -24,7 +24,7 @@ pub use collectors::{
 };
 pub use error::{AttachError, KernelError, LoadError};
 pub use facts::Facts;
-pub use loaded::loaded_programs;
+pub use loaded::{loaded_programs, measure_runs};
 pub use noop::{Noop, NoopWalk};
 pub use programs::Bounds;
 pub use session::Start;

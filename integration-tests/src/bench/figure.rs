@@ -38,6 +38,12 @@ impl Figure {
         Row { ratio: Some(Ratio { baseline: baseline.name.clone(), ratio }), ..self.row() }
     }
 
+    /// Another figure, so many times as large.
+    #[must_use]
+    pub fn times(&self, factor: f64, name: String, unit: &'static str) -> Self {
+        Self { name, unit, values: self.values.iter().map(|value| value * factor).collect() }
+    }
+
     fn with_value(&self, value: f64) -> Row {
         Row { name: self.name.clone(), unit: self.unit, value, ratio: None, reach: None }
     }

@@ -6,6 +6,7 @@
 
 mod agent;
 mod client;
+mod collectors;
 mod dirtier;
 mod disturb;
 mod figure;
@@ -75,6 +76,12 @@ const SCENARIOS: &[Scenario] = &[
         about: "CPU time, memory and verifier instructions of an agent that takes a tick every second",
         run: agent::run,
         guest_part: Some(agent::run_in_guest),
+    },
+    Scenario {
+        name: "collectors",
+        about: "what an event costs that a collector counts, and what it costs to read its sums",
+        run: collectors::run,
+        guest_part: Some(collectors::run_in_guest),
     },
 ];
 

@@ -32,7 +32,7 @@ const PERIOD: Duration = Duration::from_micros(500);
 const MKDIRS: usize = 2000;
 
 /// The calling thread, for sched_setaffinity(2).
-const THIS_THREAD: Pid = Pid::from_raw(0);
+pub(super) const THIS_THREAD: Pid = Pid::from_raw(0);
 
 /// The 99th percentiles of one run.
 #[derive(Debug, Clone, Copy)]

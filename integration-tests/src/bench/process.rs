@@ -7,6 +7,10 @@ use anyhow::{Context as _, Result};
 /// Maps that can be mapped (include/uapi/linux/bpf.h).
 const BPF_F_MMAPABLE: u64 = 1 << 10;
 
+/// What descriptors of programs tell, and those of links do not, which have a prog_id too
+/// (kernel/bpf/syscall.c, bpf_link_show_fdinfo).
+const PROGRAM: &str = "prog_type";
+
 /// A running process.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Process {
@@ -65,10 +69,20 @@ impl Process {
 
     /// The ids of its BPF programs, and how many instructions the verifier went through for each.
     pub(super) fn verified_insns(self) -> Result<BTreeMap<u32, u32>> {
-        let programs = self.bpf_objects("prog_id")?;
+        let programs = self.bpf_objects(PROGRAM)?;
         let read = |program: &FdInfo| {
             let number = |key| anyhow::Ok(u32::try_from(program.number(key)?)?);
             Ok((number("prog_id")?, number("verified_insns")?))
+        };
+        programs.iter().map(read).collect()
+    }
+
+    /// By the ids of its BPF programs: their runs while the kernel measured them.
+    pub(super) fn program_runs(self) -> Result<BTreeMap<u32, Runs>> {
+        let programs = self.bpf_objects(PROGRAM)?;
+        let read = |program: &FdInfo| {
+            let runs = Runs { ns: program.number("run_time_ns")?, count: program.number("run_cnt")? };
+            anyhow::Ok((u32::try_from(program.number("prog_id")?)?, runs))
         };
         programs.iter().map(read).collect()
     }
@@ -85,6 +99,21 @@ impl Process {
             }
         }
         Ok(found)
+    }
+}
+
+/// Runs of a BPF program.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Runs {
+    /// Together.
+    pub(super) ns: u64,
+    pub(super) count: u64,
+}
+
+impl Runs {
+    /// One of them; not a number where there was none.
+    pub(super) fn ns_each(self) -> Result<f64> {
+        Ok(Duration::from_nanos(self.ns).as_secs_f64() * 1e9 / f64::from(u32::try_from(self.count)?))
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{dirtier, probe};
+use super::{collectors::workload, dirtier, probe};
 
 /// The argument before a worker's name.
 pub(super) const FLAG: &str = "--worker";
@@ -20,7 +20,8 @@ pub(super) const FLAG: &str = "--worker";
 type Work = fn(&[String]) -> Result<()>;
 
 /// What this program becomes with that argument.
-const KINDS: [(&str, Work); 2] = [(dirtier::NAME, dirtier::work), (probe::NAME, probe::work)];
+const KINDS: [(&str, Work); 3] =
+    [(dirtier::NAME, dirtier::work), (probe::NAME, probe::work), (workload::NAME, workload::work)];
 
 /// A running worker, which ends when it is dropped.
 #[derive(Debug)]
