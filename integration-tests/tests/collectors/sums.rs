@@ -13,7 +13,7 @@ use integration_tests::{
     walk::{spec, walk},
 };
 
-use crate::agent::{LEAVES, rows, start};
+use crate::agent::{LEAVES, find, rows, start};
 
 type Rows = HashMap<String, CgroupSample>;
 
@@ -68,17 +68,27 @@ pub(crate) async fn what_a_removed_cgroup_counted_stays() -> Result<()> {
     let agent = start("attach").await?;
     let mut tree = grow()?;
     LEAVES.iter().try_for_each(|leaf| tree.rest_in(leaf))?;
+    let before = find(&agent, "attach").await?.cgroups;
     let removed = tree.directory(LEAVES[0]);
     fs::write(removed.join("cgroup.kill"), "1")?;
     let is_removed = async || Ok(fs::remove_dir(&removed).is_ok().then_some(()));
     wait::until("the cgroup to be empty", Duration::from_secs(10), is_removed).await?;
-    // It is freed some time after.
-    for _ in 0..20 {
+    // It is freed some time after, and has its places until then.
+    let freed = async || {
         let rows = rows(&agent, tree.path(""), MetricGroup::Attach).await?;
         assert_eq!(value(&rows, &tree.path("child1"), Metric::AttachCount)?, 2);
         assert_eq!(value(&rows, &tree.path(""), Metric::AttachCount)?, 4);
-        tokio::task::yield_now().await;
-    }
+        Ok((find(&agent, "attach").await?.cgroups < before).then_some(()))
+    };
+    wait::until("the cgroup to be freed", Duration::from_secs(30), freed).await?;
+    let rows = rows(&agent, tree.path(""), MetricGroup::Attach).await?;
+    check_sum_of_removed(&rows, &tree)
+}
+
+fn check_sum_of_removed(rows: &Rows, tree: &TestTree) -> Result<()> {
+    assert_eq!(value(rows, &tree.path("child1"), Metric::AttachCount)?, 2, "with the removed one's");
+    assert_eq!(value(rows, &tree.path(LEAVES[1]), Metric::AttachCount)?, 1);
+    assert_eq!(value(rows, &tree.path(""), Metric::AttachCount)?, 4);
     Ok(())
 }
 

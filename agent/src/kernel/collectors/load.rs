@@ -68,7 +68,11 @@ fn try_fold(btf: &Btf) -> Result<(), String> {
     });
     let Some(mut object) = with_fold else { return Err("no collector folds".to_owned()) };
     let program = object.program_mut(FOLD).ok_or_else(|| missing(FOLD).to_string())?;
-    load_program(FOLD, program, btf, &[]).map_err(|error| format!("fentry on {FOLD_HOOK}: {error}"))?;
+    load_program(FOLD, program, btf, &[]).map_err(|error| match error {
+        // The other programs may be loaded, so it is not the agent that may not.
+        LoadError::NotPermitted => format!("this kernel lets no program be attached to {FOLD_HOOK} (EPERM)"),
+        error => format!("fentry on {FOLD_HOOK}: {error}"),
+    })?;
     let attached = Attached::new(program);
     attached.map(drop).map_err(|cause| format!("fentry on {FOLD_HOOK}: {cause}"))
 }
