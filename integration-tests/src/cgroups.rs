@@ -131,6 +131,15 @@ impl TestTree {
         Ok(())
     }
 
+    /// Ends the processes that were started here. As long as nobody waited for one, it keeps its cgroup.
+    pub fn end_workers(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.children.clear();
+    }
+
     /// `usage_usec` of cpu.stat.
     pub fn cpu_stat_usage_usec(&self, below: &str) -> Result<u64> {
         let text = fs::read_to_string(self.directory(below).join("cpu.stat"))?;
@@ -141,10 +150,7 @@ impl TestTree {
 
 impl Drop for TestTree {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.end_workers();
         if let Err(error) = remove(&self.root) {
             eprintln!("test cgroups stay behind in {}: {error}", self.root.display());
         }

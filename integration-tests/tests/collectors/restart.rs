@@ -1,10 +1,15 @@
 //! What was counted outlives the agent that had it counted.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use cgfleet_model::{Metric, MetricGroup};
-use cgfleet_proto::v1::CgroupOrder;
+use cgfleet_proto::v1::{AgentServiceCreateViewRequest, CgroupOrder, ViewSpec};
 use integration_tests::{
     cgroups::TestTree,
     daemon::{Daemon, Start},
@@ -12,6 +17,8 @@ use integration_tests::{
     wait,
     walk::{by_path, spec, walk_through},
 };
+
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::agent::{find, rows, start};
 
@@ -44,23 +51,61 @@ pub(crate) async fn totals_outlive_an_agent_that_is_killed() -> Result<()> {
     tree.make("P/C")?;
     let mut expect = 0;
     for _ in 0..repetitions(KILLS).max(4) {
+        let view = ViewSpec { name: "killed".to_owned(), target: Some(by_path(tree.path("P"))), ..view() };
+        let made = agent.agent()?.create_view(AgentServiceCreateViewRequest { view: Some(view) }).await?;
+        let made = made.into_inner().view.context("a view was made")?;
+        ensure!(read(&made.path)?.contains("# end of 2 cgroups"), "{made:?}");
+        let walking = walk_until_it_ends(&agent, tree.path("")).await?;
+        // Nobody reads this before the kill.
         tree.rest_in("P/C")?;
         expect += 1;
-        // A walk is under way, more likely than not.
-        let (mut client, path) = (agent.agent()?, tree.path(""));
-        let walking = tokio::spawn(async move {
-            let spec = spec(by_path(path), CgroupOrder::DescendantsPost);
-            while walk_through(&mut client, spec.clone()).await.is_ok() {}
-        });
-        tokio::task::yield_now().await;
         agent.kill_9()?;
         walking.await?;
+        // Flushed while nothing folds, as somebody reads it.
+        fs::read_to_string(tree.directory("").join("cpu.stat"))?;
         agent.start_again().await?;
         assert_eq!(count(&agent, &tree, "P/C").await?, expect);
         assert_eq!(count(&agent, &tree, "").await?, expect);
-        assert_eq!(pins(&agent)?, pinned, "nothing else is left");
+        assert_eq!(pins(&agent)?, pinned, "no view and no other map is left");
     }
+    tree.end_workers();
+    let is_removed = async || Ok(fs::remove_dir(tree.directory("P/C")).is_ok().then_some(()));
+    wait::until("the cgroup to be empty", Duration::from_secs(10), is_removed).await?;
+    fs::remove_dir(tree.directory("P"))?;
+    // Nothing of ours keeps them.
+    let stat = tree.directory("").join("cgroup.stat");
+    let is_freed = async || Ok(fs::read_to_string(&stat)?.contains("nr_dying_descendants 0").then_some(()));
+    wait::until("the cgroups to be freed", Duration::from_secs(30), is_freed).await?;
+    assert_eq!(count(&agent, &tree, "").await?, expect);
     Ok(())
+}
+
+/// A view takes no read that is smaller than the kernel's buffer.
+fn read(path: &str) -> Result<String> {
+    let mut text = vec![0; 64 << 10];
+    let length = File::open(path)?.read(&mut text)?;
+    Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+}
+
+fn view() -> ViewSpec {
+    ViewSpec { order: CgroupOrder::DescendantsPre.into(), ..ViewSpec::default() }
+}
+
+/// Walks again and again, until the agent ends. Comes back when the first walk was answered.
+async fn walk_until_it_ends(agent: &Daemon, path: String) -> Result<JoinHandle<()>> {
+    let mut client = agent.agent()?;
+    let (first, is_walking) = oneshot::channel();
+    let walking = tokio::spawn(async move {
+        let spec = spec(by_path(path), CgroupOrder::DescendantsPost);
+        let mut first = Some(first);
+        while walk_through(&mut client, spec.clone()).await.is_ok() {
+            if let Some(first) = first.take() {
+                let _ = first.send(());
+            }
+        }
+    });
+    is_walking.await.context("no walk was answered")?;
+    Ok(walking)
 }
 
 pub(crate) async fn what_was_removed_meanwhile_stays() -> Result<()> {

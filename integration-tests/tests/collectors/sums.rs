@@ -70,7 +70,7 @@ pub(crate) async fn what_a_removed_cgroup_counted_stays() -> Result<()> {
     LEAVES.iter().try_for_each(|leaf| tree.rest_in(leaf))?;
     let before = find(&agent, "attach").await?.cgroups;
     let removed = tree.directory(LEAVES[0]);
-    fs::write(removed.join("cgroup.kill"), "1")?;
+    tree.end_workers();
     let is_removed = async || Ok(fs::remove_dir(&removed).is_ok().then_some(()));
     wait::until("the cgroup to be empty", Duration::from_secs(10), is_removed).await?;
     // It is freed some time after, and has its places until then.
