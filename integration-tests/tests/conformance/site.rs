@@ -140,7 +140,8 @@ impl Site {
         below.chain(self.above.iter().map(|path| (*path).to_owned())).collect()
     }
 
-    /// Walks, which has to be refused like this, and to leave nothing attached.
+    /// Walks, which has to be refused like this, and to leave nothing attached: its agent has no collectors on,
+    /// which are.
     pub(crate) fn check_refused(
         &self,
         spec: WalkSpec,
