@@ -36,9 +36,7 @@ pub(super) fn fold(
     parents: &HashMap<CgroupKey, u64>,
 ) -> HashMap<CgroupKey, Vec<u64>> {
     let mut totals = own;
-    let mut children_first: Vec<CgroupKey> = parents.keys().copied().collect();
-    children_first.sort_by_cached_key(|key| (Reverse(level(*key, parents)), key.hierarchy_id, key.cgroup_id));
-    for key in children_first {
+    for key in children_first(parents) {
         let Some(parent_id) = parents.get(&key).copied().filter(|id| *id != 0) else { continue };
         let Some(words) = totals.get(&key).cloned() else { continue };
         let parent = CgroupKey { cgroup_id: parent_id, ..key };
@@ -48,8 +46,15 @@ pub(super) fn fold(
     totals
 }
 
+/// All of them, each before its parent.
+pub(super) fn children_first(parents: &HashMap<CgroupKey, u64>) -> Vec<CgroupKey> {
+    let mut keys: Vec<CgroupKey> = parents.keys().copied().collect();
+    keys.sort_by_cached_key(|key| (Reverse(level(*key, parents)), key.hierarchy_id, key.cgroup_id));
+    keys
+}
+
 /// How many cgroups are above one; bounded, for what is read while it changes may be a ring.
-pub(super) fn level(key: CgroupKey, parents: &HashMap<CgroupKey, u64>) -> usize {
+fn level(key: CgroupKey, parents: &HashMap<CgroupKey, u64>) -> usize {
     let parent = |key: &CgroupKey| {
         let parent_id = parents.get(key).copied().filter(|id| *id != 0)?;
         Some(CgroupKey { cgroup_id: parent_id, ..*key })

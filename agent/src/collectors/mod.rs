@@ -58,15 +58,12 @@ struct Entry {
     collector: Collector,
     /// The reason if it cannot be used.
     loaded: Result<kernel::Collector, String>,
-    /// Cgroups that have a place though nothing was counted: the roots.
-    roots: u64,
 }
 
 impl Collectors {
     /// None at all, for this reason.
     pub fn none(reason: &str) -> Self {
-        let entry =
-            |collector: &Collector| Entry { collector: *collector, loaded: Err(reason.to_owned()), roots: 0 };
+        let entry = |collector: &Collector| Entry { collector: *collector, loaded: Err(reason.to_owned()) };
         Self { all: Collector::ALL.iter().map(entry).collect() }
     }
 
@@ -88,7 +85,7 @@ impl Collectors {
             if let Err(reason) = &loaded {
                 tracing::warn!(%collector, reason, "the collector cannot be used");
             }
-            Entry { collector: *collector, loaded, roots: roots(hierarchies).count() as u64 }
+            Entry { collector: *collector, loaded }
         };
         Self { all: Collector::ALL.iter().map(entry).collect() }
     }
@@ -112,9 +109,9 @@ impl Collectors {
         entry.to_wire()
     }
 
-    /// Whether rstat has to be flushed before these are read.
+    /// Whether rstat has to be flushed before these are read: also of what was switched off since.
     pub fn needs_flush(&self, metrics: MetricSet) -> bool {
-        let is_folded = |entry: &Entry| matches!(&entry.loaded, Ok(loaded) if *loaded.folding() == Folding::Rstat && loaded.is_on());
+        let is_folded = |entry: &Entry| matches!(&entry.loaded, Ok(loaded) if *loaded.folding() == Folding::Rstat && loaded.is_kept_up());
         self.all.iter().any(|entry| metrics.touches(entry.collector.group()) && is_folded(entry))
     }
 
@@ -232,12 +229,12 @@ impl Counted {
 
 impl Entry {
     fn fill(&self, samples: &mut [CgroupSample], metrics: MetricSet, flushed_id: u64) -> io::Result<()> {
-        let Self { collector, loaded: Ok(loaded), roots } = self else { return Ok(()) };
-        let state = loaded.state()?;
-        // Of what was never switched on since the host was started, there is nothing to say.
-        if !loaded.is_on() && state.cgroups_peak <= *roots {
+        let Self { collector, loaded: Ok(loaded) } = self else { return Ok(()) };
+        // Of what never counted since the host was started, there is nothing to say.
+        if !loaded.is_kept_up() {
             return Ok(());
         }
+        let state = loaded.state()?;
         let totals = totals(*collector, loaded, samples)?;
         let counted = Counted {
             collector: *collector,
@@ -254,7 +251,7 @@ impl Entry {
     }
 
     fn to_wire(&self) -> Result<v1::Collector, CollectorError> {
-        let Self { collector, loaded, .. } = self;
+        let Self { collector, loaded } = self;
         let mut wire = v1::Collector {
             name: collector.name().to_owned(),
             description: collector.description().to_owned(),

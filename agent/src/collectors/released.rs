@@ -1,8 +1,7 @@
 //! Cgroups that were freed while no agent ran: their places in a collector's maps are given back.
 
 use std::{
-    cmp::Reverse,
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     io,
     os::fd::{AsFd as _, BorrowedFd},
 };
@@ -12,33 +11,33 @@ use crate::{
     kernel::{CgroupKey, Collector},
 };
 
-use super::fold::{Merge, level};
+use super::fold::{Merge, children_first};
 
 /// Gives them back, children first, so that what they counted stays in what is still there.
 pub(super) fn release(collector: &Collector, merge: Merge, hierarchies: &Hierarchies) -> io::Result<()> {
-    let parents: HashMap<CgroupKey, u64> =
-        collector.totals()?.into_iter().map(|(key, total)| (key, total.parent_id)).collect();
+    let keys = keys(collector)?;
     // A namespace shows a part of the tree only.
-    if parents.is_empty() || hierarchies.has_namespace() {
+    if keys.is_empty() || hierarchies.has_namespace() {
         return Ok(());
     }
     let mut there = HashSet::new();
-    let used: HashSet<u32> = parents.keys().map(|key| key.hierarchy_id).collect();
+    let used: HashSet<u32> = keys.iter().map(|key| key.hierarchy_id).collect();
     for hierarchy in hierarchies.iter().filter(|hierarchy| used.contains(&hierarchy.id)) {
         add_all(hierarchy, hierarchies, &mut there)?;
     }
-    let mut gone: Vec<CgroupKey> = parents.keys().copied().filter(|key| !there.contains(key)).collect();
-    gone.sort_by_cached_key(|key| Reverse(level(*key, &parents)));
-    gone.into_iter().try_for_each(|key| collector.release(key, |to, from| merge.add(to, from)))
+    let mut gone = keys.into_iter().filter(|key| !there.contains(key));
+    gone.try_for_each(|key| collector.release(key, |to, from| merge.add(to, from)))
 }
 
 /// Folds what was counted while nothing folded, children first.
 pub(super) fn settle(collector: &Collector, merge: Merge) -> io::Result<()> {
-    let parents: HashMap<CgroupKey, u64> =
-        collector.totals()?.into_iter().map(|(key, total)| (key, total.parent_id)).collect();
-    let mut keys: Vec<CgroupKey> = parents.keys().copied().collect();
-    keys.sort_by_cached_key(|key| Reverse(level(*key, &parents)));
-    collector.settle(&keys, |to, from| merge.add(to, from))
+    collector.settle(&keys(collector)?, |to, from| merge.add(to, from))
+}
+
+/// The cgroups that have a place, children first.
+fn keys(collector: &Collector) -> io::Result<Vec<CgroupKey>> {
+    let totals = collector.totals()?.into_iter();
+    Ok(children_first(&totals.map(|(key, total)| (key, total.parent_id)).collect()))
 }
 
 /// Adds every cgroup of a hierarchy that has a directory.

@@ -40,7 +40,10 @@ pub(crate) async fn collectors_are_switched_without_privilege() -> Result<()> {
     assert_eq!(count(&agent, &tree).await?, Some(1), "what was counted stays");
     switch(&agent, CollectorState::On).await?;
     tree.rest_in("")?;
-    assert_eq!(count(&agent, &tree).await?, Some(2));
+    // Nobody reads it while it is on.
+    switch(&agent, CollectorState::Off).await?;
+    assert_eq!(count(&agent, &tree).await?, Some(2), "what was counted before it was switched off");
+    switch(&agent, CollectorState::On).await?;
     let capabilities = agent.agent()?.get_capabilities(GetCapabilitiesRequest {}).await?.into_inner();
     let listed = capabilities.collectors.iter().find(|collector| collector.name == "attach");
     assert_eq!(listed.context("it is listed")?.state(), CollectorState::On);

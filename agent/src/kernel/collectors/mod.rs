@@ -91,6 +91,11 @@ impl Collector {
         !self.counters.is_empty()
     }
 
+    /// Whether it counts or has counted something: then its sums are kept right, and are worth reading.
+    pub fn is_kept_up(&self) -> bool {
+        !self.upkeep.is_empty()
+    }
+
     /// Has it count. That takes no privilege, for its programs are loaded
     /// (kernel/bpf/syscall.c, bpf_raw_tracepoint_open).
     pub fn switch_on(&mut self) -> Result<(), SwitchError> {

@@ -38,11 +38,9 @@ impl BpfEngine {
         let observations = observe(&mut self.recorder.kernel, &self.hierarchies);
         let index = MemoryStatIndex::find(self.recorder.kernel.facts(), &observations, online_cpus());
         let (states, events) = index.methods();
-        let places = index.metrics().len();
-        if places > self.memory_stat().metrics().len() {
+        let (places, before) = (index.metrics().len(), self.memory_stat().metrics().len());
+        if places > before || before == 0 {
             tracing::info!(%states, %events, places, cgroups = observations.len(), "memory.stat's places");
-            self.recorder.memory_stat = index;
-        } else if self.memory_stat().metrics().is_empty() {
             self.recorder.memory_stat = index;
         }
     }
