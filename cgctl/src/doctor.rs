@@ -261,6 +261,7 @@ mod tests {
                 cgroups_peak: 100,
                 cgroups_max: 100,
                 dropped_events: 7,
+                lost_events: 4,
                 bytes_per_cgroup: 96,
                 bytes_per_cgroup_and_cpu: 64,
                 ..v1::Collector::default()
@@ -276,38 +277,38 @@ mod tests {
         check(
             Format::Table,
             &expect![[r#"
-            HOST             web-1
-            host_id          id-1
-            kernel_release   6.12.0
-            agent_version    0.1.0
-            layout           hybrid, in a cgroup namespace of its own
-            privileges       uid 65534, gid 65534, no capability, can gain none
-            orders           self, ancestors
-            sample_interval  10s
-            walk_rows_max    100000
+                HOST             web-1
+                host_id          id-1
+                kernel_release   6.12.0
+                agent_version    0.1.0
+                layout           hybrid, in a cgroup namespace of its own
+                privileges       uid 65534, gid 65534, no capability, can gain none
+                orders           self, ancestors
+                sample_interval  10s
+                walk_rows_max    100000
 
-            ENGINE  AVAILABLE  REASON
-            locked  no         no BTF
-            files   yes        -
+                ENGINE  AVAILABLE  REASON
+                locked  no         no BTF
+                files   yes        -
 
-            HIERARCHY_ID  NAME    MOUNT_POINT
-            0             -       /sys/fs/cgroup
-            4             memory  /mnt/memory
+                HIERARCHY_ID  NAME    MOUNT_POINT
+                0             -       /sys/fs/cgroup
+                4             memory  /mnt/memory
 
-            METRIC                SOURCE  HIERARCHY  REASON
-            cpu.usage_usec        bpf     -          rstat
-            cpu.user_usec         none    -          scaled on reading
-            memory.current_bytes  file    memory     no BPF
+                METRIC                SOURCE  HIERARCHY  REASON
+                cpu.usage_usec        bpf     -          rstat
+                cpu.user_usec         none    -          scaled on reading
+                memory.current_bytes  file    memory     no BPF
 
-            COLLECTOR  STATE  FOLDING  CGROUPS  PEAK  DROPPED  BYTES_PER_CGROUP  REASON
-            attach     off    agent      1/100   100        7       96 + 64/CPU  no fentry
-        "#]],
+                COLLECTOR  STATE  FOLDING  CGROUPS  PEAK  DROPPED  LOST  BYTES_PER_CGROUP  REASON
+                attach     off    agent      1/100   100        7     4       96 + 64/CPU  no fentry
+            "#]],
         );
         check(
             Format::Json,
             &expect![[r#"
-            {"host_id":"id-1","hostname":"web-1","kernel_release":"6.12.0","agent_version":"0.1.0","layout":"hybrid","has_cgroup_namespace":true,"privileges":{"uid":65534,"gid":65534,"capabilities":[],"no_new_privs":true},"engines":[{"name":"locked","available":false,"reason":"no BTF"},{"name":"files","available":true}],"orders":["self","ancestors"],"sample_interval":"10s","limits":{"walk_rows_max":100000},"hierarchies":[{"hierarchy_id":0,"name":"","mount_point":"/sys/fs/cgroup"},{"hierarchy_id":4,"name":"memory","mount_point":"/mnt/memory"}],"metrics":[{"name":"cpu.usage_usec","source":"bpf","reason":"rstat"},{"name":"cpu.user_usec","reason":"scaled on reading"},{"name":"memory.current_bytes","source":"file","hierarchy":"memory","reason":"no BPF"}],"collectors":[{"name":"attach","state":"off","folding":"agent","folding_reason":"no fentry","cgroups":1,"cgroups_peak":100,"cgroups_max":100,"dropped_events":7,"bytes_per_cgroup":96,"bytes_per_cgroup_and_cpu":64,"description":""}]}
-        "#]],
+                {"host_id":"id-1","hostname":"web-1","kernel_release":"6.12.0","agent_version":"0.1.0","layout":"hybrid","has_cgroup_namespace":true,"privileges":{"uid":65534,"gid":65534,"capabilities":[],"no_new_privs":true},"engines":[{"name":"locked","available":false,"reason":"no BTF"},{"name":"files","available":true}],"orders":["self","ancestors"],"sample_interval":"10s","limits":{"walk_rows_max":100000},"hierarchies":[{"hierarchy_id":0,"name":"","mount_point":"/sys/fs/cgroup"},{"hierarchy_id":4,"name":"memory","mount_point":"/mnt/memory"}],"metrics":[{"name":"cpu.usage_usec","source":"bpf","reason":"rstat"},{"name":"cpu.user_usec","reason":"scaled on reading"},{"name":"memory.current_bytes","source":"file","hierarchy":"memory","reason":"no BPF"}],"collectors":[{"name":"attach","state":"off","folding":"agent","folding_reason":"no fentry","cgroups":1,"cgroups_peak":100,"cgroups_max":100,"dropped_events":7,"lost_events":4,"bytes_per_cgroup":96,"bytes_per_cgroup_and_cpu":64,"description":""}]}
+            "#]],
         );
     }
 }

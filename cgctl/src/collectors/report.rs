@@ -216,6 +216,7 @@ mod tests {
             cgroups_peak: 40,
             cgroups_max: 16_384,
             dropped_events: 3,
+            lost_events: 2,
             bytes_per_cgroup: 96,
             bytes_per_cgroup_and_cpu: 64,
             description: "Direct reclaim.".into(),
@@ -256,21 +257,21 @@ mod tests {
         check(
             Format::Table,
             &expect![[r#"
-            HOST   COLLECTOR  STATE        FOLDING   CGROUPS  PEAK  DROPPED  BYTES_PER_CGROUP  REASON
-            web-2  reclaim    on           rstat    12/16384    40        3       96 + 64/CPU  fentry of bpf_rstat_flush
-            web-2  runqueue   unavailable  -               -     -        -                 -  no tracepoint
-        "#]],
+                HOST   COLLECTOR  STATE        FOLDING   CGROUPS  PEAK  DROPPED  LOST  BYTES_PER_CGROUP  REASON
+                web-2  reclaim    on           rstat    12/16384    40        3     2       96 + 64/CPU  fentry of bpf_rstat_flush
+                web-2  runqueue   unavailable  -               -     -        -     -                 -  no tracepoint
+            "#]],
         );
         check(
             Format::Json,
             &expect![[r#"
-                {"hosts":[{"host_id":"id-web-1","hostname":"web-1","error":{"reason":"HOST_UNREACHABLE","message":"connection refused","code":14}},{"host_id":"id-web-2","hostname":"web-2","collectors":[{"name":"reclaim","state":"on","folding":"rstat","folding_reason":"fentry of bpf_rstat_flush","cgroups":12,"cgroups_peak":40,"cgroups_max":16384,"dropped_events":3,"bytes_per_cgroup":96,"bytes_per_cgroup_and_cpu":64,"description":"Direct reclaim."},{"name":"runqueue","state":"unavailable","reason":"no tracepoint","description":""}],"not_switched":[{"collector":"runqueue","state":"on","reason":"COLLECTOR_UNAVAILABLE","message":"no tracepoint","code":9}]}],"summary":{"hosts":2,"hosts_complete":0,"hosts_truncated":0,"hosts_failed":2}}
+                {"hosts":[{"host_id":"id-web-1","hostname":"web-1","error":{"reason":"HOST_UNREACHABLE","message":"connection refused","code":14}},{"host_id":"id-web-2","hostname":"web-2","collectors":[{"name":"reclaim","state":"on","folding":"rstat","folding_reason":"fentry of bpf_rstat_flush","cgroups":12,"cgroups_peak":40,"cgroups_max":16384,"dropped_events":3,"lost_events":2,"bytes_per_cgroup":96,"bytes_per_cgroup_and_cpu":64,"description":"Direct reclaim."},{"name":"runqueue","state":"unavailable","reason":"no tracepoint","description":""}],"not_switched":[{"collector":"runqueue","state":"on","reason":"COLLECTOR_UNAVAILABLE","message":"no tracepoint","code":9}]}],"summary":{"hosts":2,"hosts_complete":0,"hosts_truncated":0,"hosts_failed":2}}
             "#]],
         );
         check(
             Format::Ndjson,
             &expect![[r#"
-                {"host_id":"id-web-2","hostname":"web-2","collectors":[{"name":"reclaim","state":"on","folding":"rstat","folding_reason":"fentry of bpf_rstat_flush","cgroups":12,"cgroups_peak":40,"cgroups_max":16384,"dropped_events":3,"bytes_per_cgroup":96,"bytes_per_cgroup_and_cpu":64,"description":"Direct reclaim."},{"name":"runqueue","state":"unavailable","reason":"no tracepoint","description":""}],"not_switched":[{"collector":"runqueue","state":"on","reason":"COLLECTOR_UNAVAILABLE","message":"no tracepoint","code":9}]}
+                {"host_id":"id-web-2","hostname":"web-2","collectors":[{"name":"reclaim","state":"on","folding":"rstat","folding_reason":"fentry of bpf_rstat_flush","cgroups":12,"cgroups_peak":40,"cgroups_max":16384,"dropped_events":3,"lost_events":2,"bytes_per_cgroup":96,"bytes_per_cgroup_and_cpu":64,"description":"Direct reclaim."},{"name":"runqueue","state":"unavailable","reason":"no tracepoint","description":""}],"not_switched":[{"collector":"runqueue","state":"on","reason":"COLLECTOR_UNAVAILABLE","message":"no tracepoint","code":9}]}
                 {"host_id":"id-web-1","hostname":"web-1","error":{"reason":"HOST_UNREACHABLE","message":"connection refused","code":14}}
             "#]],
         );

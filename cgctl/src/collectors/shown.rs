@@ -29,6 +29,7 @@ struct Map {
     cgroups_peak: u64,
     cgroups_max: u64,
     dropped_events: u64,
+    lost_events: u64,
     bytes_per_cgroup: u64,
     bytes_per_cgroup_and_cpu: u64,
 }
@@ -54,6 +55,7 @@ impl Map {
             cgroups_peak,
             cgroups_max,
             dropped_events,
+            lost_events,
             bytes_per_cgroup,
             bytes_per_cgroup_and_cpu,
             ..
@@ -63,6 +65,7 @@ impl Map {
             cgroups_peak,
             cgroups_max,
             dropped_events,
+            lost_events,
             bytes_per_cgroup,
             bytes_per_cgroup_and_cpu,
         })
@@ -70,7 +73,7 @@ impl Map {
 }
 
 /// The titles of [`Shown::cells`].
-pub(crate) fn columns() -> [Column; 8] {
+pub(crate) fn columns() -> [Column; 9] {
     [
         Column::text("COLLECTOR"),
         Column::text("STATE"),
@@ -78,13 +81,14 @@ pub(crate) fn columns() -> [Column; 8] {
         Column::number("CGROUPS"),
         Column::number("PEAK"),
         Column::number("DROPPED"),
+        Column::number("LOST"),
         Column::number("BYTES_PER_CGROUP"),
         Column::text("REASON"),
     ]
 }
 
 impl Shown<'_> {
-    pub(crate) fn cells(&self) -> [Option<String>; 8] {
+    pub(crate) fn cells(&self) -> [Option<String>; 9] {
         let of_map = |cell: &dyn Fn(&Map) -> String| self.map.as_ref().map(cell);
         let reason = if self.reason.is_empty() { self.folding_reason } else { self.reason };
         [
@@ -94,6 +98,7 @@ impl Shown<'_> {
             of_map(&|map| format!("{}/{}", map.cgroups, map.cgroups_max)),
             of_map(&|map| map.cgroups_peak.to_string()),
             of_map(&|map| map.dropped_events.to_string()),
+            of_map(&|map| map.lost_events.to_string()),
             of_map(&|map| format!("{} + {}/CPU", map.bytes_per_cgroup, map.bytes_per_cgroup_and_cpu)),
             Some(reason.to_owned()).filter(|reason| !reason.is_empty()),
         ]
