@@ -5,19 +5,20 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 8] = [
+const PROTOS: [&str; 9] = [
     "cgfleet/v1/flush.proto",
     "cgfleet/v1/sample.proto",
     "cgfleet/v1/collector.proto",
     "cgfleet/v1/view.proto",
     "cgfleet/v1/walk.proto",
+    "cgfleet/v1/subscribe.proto",
     "cgfleet/v1/error.proto",
     "cgfleet/v1/agent_service.proto",
     "cgfleet/v1/fleet_service.proto",
 ];
 
 /// Groups that are large and often absent: in a row without them they shall take the room of a pointer.
-const BOXED: [&str; 11] = [
+const BOXED: [&str; 12] = [
     "memory",
     "memory_stat",
     "memory_events",
@@ -29,6 +30,7 @@ const BOXED: [&str; 11] = [
     "attach",
     "runqueue",
     "block_io",
+    "workload",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,7 +1,7 @@
 //! Errors as they cross the wire: a gRPC code, a stable reason, one line for people, and what was
 //! given.
 
-use std::{collections::HashMap, fmt::Display};
+use std::{collections::HashMap, fmt::Display, time::Duration};
 
 use cgfleet_model::{UnknownCollector, UnknownMetric};
 use cgfleet_proto::v1::{ErrorReason, HostError};
@@ -18,12 +18,13 @@ pub struct WireError {
     reason: ErrorReason,
     message: String,
     metadata: HashMap<String, String>,
+    retry_after: Option<Duration>,
 }
 
 impl WireError {
     /// An error with a code, a reason and one line of text.
     pub fn new(code: Code, reason: ErrorReason, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), metadata: HashMap::new() }
+        Self { code, reason, message: message.into(), metadata: HashMap::new(), retry_after: None }
     }
 
     /// INVALID_ARGUMENT for a request's field: names the field, the value and what is allowed.
@@ -44,6 +45,12 @@ impl WireError {
         self.metadata.insert(key.to_owned(), value.to_string());
         self
     }
+
+    /// Says when to try again (google.rpc.RetryInfo).
+    #[must_use]
+    pub fn retry_after(self, retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..self }
+    }
 }
 
 impl From<UnknownMetric> for WireError {
@@ -60,14 +67,18 @@ impl From<UnknownCollector> for WireError {
 
 impl From<WireError> for Status {
     fn from(error: WireError) -> Self {
-        let details = ErrorDetails::with_error_info(error.reason.as_wire(), DOMAIN, error.metadata);
+        let mut details = ErrorDetails::with_error_info(error.reason.as_wire(), DOMAIN, error.metadata);
+        if error.retry_after.is_some() {
+            details.set_retry_info(error.retry_after);
+        }
         Self::with_error_details(error.code, error.message, details)
     }
 }
 
 impl From<WireError> for HostError {
     fn from(error: WireError) -> Self {
-        Self { code: error.code as i32, reason: error.reason.into(), message: error.message }
+        let retry_after = error.retry_after.and_then(|after| after.try_into().ok());
+        Self { code: error.code as i32, reason: error.reason.into(), message: error.message, retry_after }
     }
 }
 
@@ -78,6 +89,11 @@ pub fn reason_of(status: &Status) -> ErrorReason {
         .filter(|details| details.domain == DOMAIN)
         .and_then(|details| ErrorReason::from_wire(&details.reason))
         .unwrap_or(ErrorReason::Unspecified)
+}
+
+/// When the status says to try again; `None` if it does not say.
+pub fn retry_after_of(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info().and_then(|details| details.retry_delay)
 }
 
 /// A status in one line, with what lies under it: a transport error's own text says little.
@@ -107,6 +123,16 @@ mod tests {
         assert_eq!(reason_of(&status), ErrorReason::InvalidField);
         let details = status.get_details_error_info().unwrap();
         assert_eq!(details.metadata["field"], "limit");
+    }
+
+    #[test]
+    fn when_to_try_again_is_said_in_both_forms() {
+        let error = WireError::new(Code::ResourceExhausted, ErrorReason::FlushRateLimited, "later")
+            .retry_after(Duration::from_millis(250));
+        let of_host = HostError::from(error.clone()).retry_after.map(|after| (after.seconds, after.nanos));
+        assert_eq!(of_host, Some((0, 250_000_000)));
+        assert_eq!(retry_after_of(&error.into()), Some(Duration::from_millis(250)));
+        assert_eq!(retry_after_of(&WireError::invalid_field("limit", -1, "0 to 10").into()), None);
     }
 
     #[test]

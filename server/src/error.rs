@@ -17,7 +17,8 @@ impl From<HostCallError> for HostError {
             // What the agent itself said, it said with a reason; the rest is the way to it.
             HostCallError::Call { source, .. } if source.reason != ErrorReason::Unspecified => {
                 let error = WireError::new(source.code, source.reason, source.message);
-                return error.into();
+                let again = |after| error.clone().retry_after(after);
+                return source.retry_after.map_or_else(|| error.clone(), again).into();
             }
             HostCallError::Timeout { .. } => (Code::DeadlineExceeded, ErrorReason::HostTimeout),
             HostCallError::Call { source, .. } if source.code == Code::DeadlineExceeded => {

@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     fn error(code: Code, reason: ErrorReason, message: &str) -> HostError {
-        HostError { code: code.into(), reason: reason.into(), message: message.into() }
+        HostError { code: code.into(), reason: reason.into(), message: message.into(), retry_after: None }
     }
 
     fn unreachable() -> HostError {

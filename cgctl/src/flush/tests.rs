@@ -40,8 +40,12 @@ fn check(format: Format, answers: Vec<(&str, Outcome)>, expect_exit: Exit, expec
 }
 
 fn one_that_failed() -> Vec<(&'static str, Outcome)> {
-    let error =
-        HostError { code: 4, reason: ErrorReason::HostTimeout.into(), message: "no answer in 5s".into() };
+    let error = HostError {
+        code: 4,
+        reason: ErrorReason::HostTimeout.into(),
+        message: "no answer in 5s".into(),
+        retry_after: None,
+    };
     vec![("web-2", Outcome::Flush(flushed(FlushOutcome::Performed))), ("web-1", Outcome::Error(error))]
 }
 

@@ -36,6 +36,7 @@ pub(crate) async fn run(args: QueryArgs, calls: &Calls) -> Result<Exit, Error> {
         max_depth: args.max_depth,
         stop_when: args.stop_when.map(words::condition),
         join: args.join.map_or(HierarchyJoin::Unspecified, HierarchyJoin::from).into(),
+        ..WalkSpec::default()
     };
     let mut answer = match Answerer::from(args.hosts) {
         Answerer::Agent(address) => Answer::of_agent(&calls.agent(&address)?, spec).await?,
@@ -162,7 +163,12 @@ mod tests {
             |end: WalkEnd| Some(Outcome::Summary(WalkSummary { end: end.into(), ..WalkSummary::default() }));
         let failed = |code: Code| {
             let reason = ErrorReason::HostTimeout.into();
-            Some(Outcome::Error(HostError { code: code as i32, reason, message: "late".into() }))
+            Some(Outcome::Error(HostError {
+                code: code as i32,
+                reason,
+                message: "late".into(),
+                retry_after: None,
+            }))
         };
         check(9, ended(WalkEnd::Complete), HostOutcome::Whole);
         check(1, ended(WalkEnd::Limit), HostOutcome::Whole);

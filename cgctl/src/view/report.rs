@@ -167,8 +167,12 @@ mod tests {
             program_id: 9,
             fdinfo: "link_id:\t7\n".into(),
         };
-        let error =
-            HostError { code: 9, reason: ErrorReason::ViewTooLarge.into(), message: "too large".into() };
+        let error = HostError {
+            code: 9,
+            reason: ErrorReason::ViewTooLarge.into(),
+            message: "too large".into(),
+            retry_after: None,
+        };
         for (host, outcome) in [("web-2", Ok(vec![view])), ("web-1", Err(error))] {
             report.add(Answer { host_id: format!("id-{host}"), hostname: host.into(), outcome }).unwrap();
         }

@@ -116,6 +116,7 @@ impl Ticks {
                     taken += 1;
                 }
                 Event::Summary(summary) => bail!("a tick is not complete: {summary:?}"),
+                Event::Change(change) => bail!("a change in a stream of whole ticks: {change:?}"),
             }
         }
         Ok(())

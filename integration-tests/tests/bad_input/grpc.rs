@@ -249,7 +249,7 @@ async fn a_server_refuses_what_it_cannot_ask_a_host() -> Result<()> {
         let mistake = format!("{target:?}");
         let queried = in_time(&mistake, query(&server, request)).await??;
         let outcome = queried.results.into_iter().next().and_then(|result| result.outcome);
-        let Some(Outcome::Error(HostError { code: found, reason: because, message })) = outcome else {
+        let Some(Outcome::Error(HostError { code: found, reason: because, message, .. })) = outcome else {
             panic!("{mistake}: {outcome:?}");
         };
         check_line(&mistake, &message, says);

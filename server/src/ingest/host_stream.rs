@@ -93,6 +93,7 @@ async fn next_tick(host_id: Uuid, messages: &mut Streaming<SubscribeResponse>) -
     loop {
         match next_event(messages).await? {
             Event::Header(_) => return Err(StreamError::Malformed("a tick ends without its summary")),
+            Event::Change(_) => return Err(StreamError::Malformed("a change in a stream of whole ticks")),
             Event::Batch(batch) if samples.len() + batch.samples.len() > TICK_ROWS_MAX => {
                 return Err(StreamError::Malformed("a tick has more rows than the kernel can walk"));
             }

@@ -109,6 +109,7 @@ impl BpfEngine {
         let mut cost = Cost::default();
         let flushed = self.freshen(&request, &found, needs_flush, &mut cost)?;
         let flushed_at = (flushed.cgroup_id != 0).then(SystemTime::now);
+        let read_at = SystemTime::now();
         let recorded = self.recorder.record(&request, found.hierarchy_id(), engine, spec.metrics)?;
         let Recorded { rows, end, cost: walked } = recorded;
         cost.add_walk(&walked);
@@ -132,6 +133,8 @@ impl BpfEngine {
             truncated_by: truncated_by.to_owned(),
             unbroken_ns_max: cost.unbroken_ns_max,
             files_ns: u64::try_from(cost.files.as_nanos()).unwrap_or(u64::MAX),
+            read_at: Some(read_at.into()),
+            ..WalkSummary::default()
         };
         Ok(Walked { samples, summary })
     }

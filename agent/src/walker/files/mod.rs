@@ -210,7 +210,7 @@ impl FilesEngine {
     }
 
     pub(super) fn walk(&self, spec: &WalkSpec) -> Result<Walked, WalkError> {
-        let started = Instant::now();
+        let (started, read_at) = (Instant::now(), SystemTime::now());
         let found = find(&self.hierarchies, "spec.target", &spec.target)?;
         let stop_at = spec.stop_at_in(&self.hierarchies, found.hierarchy_id())?;
         let (hierarchy, line) = self.line_up("spec.target", &spec.target, &found)?;
@@ -244,6 +244,7 @@ impl FilesEngine {
             cgroups_visited: walk.samples.len() as u64,
             truncated_by: if is_ours { "walk_rows_max" } else { "" }.to_owned(),
             files_ns: nanoseconds(started),
+            read_at: Some(read_at.into()),
             ..WalkSummary::default()
         };
         Ok(Walked { samples: walk.samples, summary })

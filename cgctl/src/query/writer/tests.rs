@@ -42,6 +42,7 @@ fn complete(host: &str, rows: u64) -> HostResult {
         unbroken_ns_max: None,
         truncated_by: String::new(),
         files_ns: 0,
+        ..WalkSummary::default()
     };
     let outcome = Some(host_result::Outcome::Summary(summary));
     HostResult { host_id: format!("id-{host}"), hostname: host.into(), rows, outcome }
@@ -53,6 +54,7 @@ fn down(host: &str) -> HostResult {
         code: 14,
         reason,
         message: "connection refused".into(),
+        retry_after: None,
     }));
     HostResult { host_id: format!("id-{host}"), hostname: host.into(), rows: 0, outcome }
 }
