@@ -366,7 +366,9 @@ struct cg_lifecycle {
 
 	/* Answer. */
 	__u64 removed; /* cgroups that were told of: the next one's sequence */
-	__u64 taken_to; /* finals let go of those before this sequence */
+	/* The last session of finals let go of these, and others of all before. */
+	__u64 taken_from;
+	__u64 taken_to;
 	__u64 lost; /* removed, and not told of */
 	__u64 displaced; /* let go of before anything was flushed */
 	__u32 flushed; /* 1: the last session of finals did flush */

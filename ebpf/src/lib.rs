@@ -56,6 +56,6 @@ mod tests {
         assert_eq!(size_of::<cg_name>(), 280);
         assert_eq!(size_of::<cg_walk>() % 8, 0);
         assert_eq!(size_of::<cg_removed>(), 56 + size_of::<cg_details>());
-        assert_eq!(size_of::<cg_lifecycle>(), 72);
+        assert_eq!(size_of::<cg_lifecycle>(), 80);
     }
 }

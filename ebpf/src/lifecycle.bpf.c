@@ -130,6 +130,7 @@ int take_finals(struct bpf_iter__cgroup *ctx)
 		count = CG_FINALS_MAX;
 	bpf_loop(count, take_one, &taking, 0);
 	l->flushed = taking.is_flushed;
+	l->taken_from = taking.from;
 	l->taken_to = taking.from + count;
 	return 0;
 }

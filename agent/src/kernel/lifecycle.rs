@@ -277,8 +277,7 @@ impl Lifecycle {
             if answer.flushed == 0 {
                 continue;
             }
-            let first = from.max(answer.taken_to.saturating_sub(abi::CG_FINALS_MAX.into()));
-            usage.extend((first..answer.taken_to).filter_map(|sequence| {
+            usage.extend((answer.taken_from..answer.taken_to).filter_map(|sequence| {
                 let slot = u32::try_from(sequence % u64::from(self.slots)).ok()?;
                 let cg_final { id: cgroup_id, cpu_usage_ns } = held.finals.get(slot)?;
                 Some(FinalUsage { sequence, cgroup_id, cpu_usage_ns })
