@@ -245,6 +245,7 @@ impl Lifecycle {
     /// Its counters.
     pub fn state(&self) -> LifecycleState {
         let cg_lifecycle { removed, taken_to, lost, displaced, .. } = self.control.get(0).unwrap_or_default();
+        let taken_to = if self.holds() { taken_to } else { removed };
         LifecycleState { removed, taken_to, lost, displaced }
     }
 

@@ -143,3 +143,22 @@ async fn only_what_is_below_the_root_is_told_as_seen_from_there() -> Result<()> 
     let root = fs::File::open(tree.directory("mounted"))?;
     Ok(lifecycle.detach(Start::Directory(root.as_fd()))?)
 }
+
+/// So that they load on kernels whose verifier goes more ways; it stops at a million.
+const VERIFIED_MAX: u32 = 300_000;
+
+#[test]
+fn programs_are_cheap_to_verify() -> Result<()> {
+    let lifecycle = Lifecycle::load(SLOTS)?;
+    let mut verified = Vec::new();
+    for file in fs::read_dir("/proc/self/fdinfo")? {
+        // The directory's own descriptor is gone by then.
+        let Ok(text) = fs::read_to_string(file?.path()) else { continue };
+        let instructions = text.lines().find_map(|line| line.strip_prefix("verified_insns:"));
+        verified.extend(instructions.map(|count| count.trim().parse::<u32>()).transpose()?);
+    }
+    println!("verified instructions: {verified:?}");
+    ensure!(verified.len() >= if lifecycle.holds() { 3 } else { 2 }, "{verified:?}");
+    ensure!(verified.iter().all(|count| *count < VERIFIED_MAX), "{verified:?}");
+    Ok(())
+}
