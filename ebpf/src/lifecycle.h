@@ -86,6 +86,7 @@ static long climb_one(__u32 level, struct climb *climb)
 	struct cgroup_subsys_state *css = (void *)climb->css;
 	struct scratch *s = the_scratch();
 	struct cgroup *cgrp;
+	const char *name;
 	long length;
 	__u32 at;
 
@@ -93,15 +94,19 @@ static long climb_one(__u32 level, struct climb *climb)
 		return 1;
 	cgrp = BPF_CORE_READ(css, cgroup);
 	climb->is_at_root = BPF_CORE_READ(cgrp, kn, id) == climb->root_id;
+	if (climb->is_at_root)
+		return 1;
+	name = BPF_CORE_READ(cgrp, kn, name);
+	climb->css = (__u64)BPF_CORE_READ(css, parent);
 	/* Of the scratch, and not of the stack: no verifier follows it there. */
 	at = s->removed.names_bytes;
-	if (climb->is_at_root || at >= CG_PATH_BYTES)
+	/* Nothing between: older verifiers forget what was compared. */
+	barrier_var(at);
+	if (at >= CG_PATH_BYTES)
 		return 1;
-	length = bpf_probe_read_kernel_str(s->names + at, CG_NAME_BYTES,
-					   BPF_CORE_READ(cgrp, kn, name));
+	length = bpf_probe_read_kernel_str(s->names + at, CG_NAME_BYTES, name);
 	if (length > 0)
 		s->removed.names_bytes = at + length;
-	climb->css = (__u64)BPF_CORE_READ(css, parent);
 	return 0;
 }
 
@@ -208,7 +213,7 @@ int BPF_PROG(removed, struct cgroup *cgrp, const char *path)
 	struct scratch *s = the_scratch();
 	struct cg_removed *removed;
 	struct climb climb = {};
-	__u32 names_bytes;
+	__u64 names_bytes;
 
 	if (!l || !s || cgrp->root->hierarchy_id)
 		return 0;
@@ -217,9 +222,7 @@ int BPF_PROG(removed, struct cgroup *cgrp, const char *path)
 	climb.css = (__u64)cgrp + bpf_core_field_offset(struct cgroup, self);
 	climb.root_id = l->root_id;
 	bpf_loop(LEVELS_MAX, climb_one, &climb, 0);
-	names_bytes = removed->names_bytes;
-	barrier_var(names_bytes);
-	if (!climb.is_at_root && names_bytes < CG_PATH_BYTES)
+	if (!climb.is_at_root && removed->names_bytes < CG_PATH_BYTES)
 		return 0;
 	removed->event = CG_EVENT_REMOVED;
 	removed->id = cgrp->kn->id;
@@ -228,6 +231,8 @@ int BPF_PROG(removed, struct cgroup *cgrp, const char *path)
 	removed->at_ns = bpf_ktime_get_boot_ns();
 	removed->level = cgrp->level;
 	removed->valid = read_groups(l, removed, cgrp);
+	names_bytes = removed->names_bytes;
+	barrier_var(names_bytes);
 	if (names_bytes > CG_PATH_BYTES || !climb.is_at_root ||
 	    bpf_ringbuf_output(&events, s, sizeof(*removed) + names_bytes,
 			       BPF_RB_NO_WAKEUP)) {

@@ -161,7 +161,9 @@ impl Watch {
         match finals {
             Ok(Finals { usage, taken_to }) => {
                 if groups_of(self.metrics) & abi::CG_GROUP_CPU != 0 {
-                    usage.into_iter().for_each(|usage| self.log.set_final(usage));
+                    for usage in usage {
+                        self.log.set_final(usage);
+                    }
                 }
                 taken_to
             }
