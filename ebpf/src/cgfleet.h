@@ -350,6 +350,7 @@ struct cg_removed {
 
 /* What a flush added to what is known of a removed cgroup. */
 struct cg_final {
+	__u64 sequence; /* as it was sought; another may have come to its slot */
 	__u64 id;
 	__u64 cpu_usage_ns;
 };

@@ -78,6 +78,7 @@ static long take_one(__u32 index, struct taking *taking)
 		return 0;
 	final = bpf_map_lookup_elem(&finals, &slot);
 	if (final && taking->is_flushed) {
+		final->sequence = taking->from + index;
 		final->cpu_usage_ns = cgrp->bstat.cputime.sum_exec_runtime;
 		final->id = cgrp->kn->id;
 	}

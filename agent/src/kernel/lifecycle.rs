@@ -280,8 +280,8 @@ impl Lifecycle {
             }
             usage.extend((answer.taken_from..answer.taken_to).filter_map(|sequence| {
                 let slot = u32::try_from(sequence % u64::from(self.slots)).ok()?;
-                let cg_final { id: cgroup_id, cpu_usage_ns } = held.finals.get(slot)?;
-                Some(FinalUsage { sequence, cgroup_id, cpu_usage_ns })
+                let cg_final { sequence: sought, id: cgroup_id, cpu_usage_ns } = held.finals.get(slot)?;
+                (sought == sequence).then_some(FinalUsage { sequence, cgroup_id, cpu_usage_ns })
             }));
         }
     }

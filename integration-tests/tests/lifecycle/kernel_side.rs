@@ -1,17 +1,19 @@
 //! What the kernel side tells, as it tells it.
 
-use std::{collections::HashMap, fs, os::fd::AsFd as _, time::Duration};
+use std::{collections::HashMap, fs, os::fd::AsFd as _, sync::mpsc::channel, thread, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use cgfleet_agent::kernel::{Lifecycle, LifecycleEvent, LifecycleState, RemovedCgroup, Start};
 use cgfleet_ebpf::abi;
 use integration_tests::{cgroups::TestTree, wait};
+use rustix::{
+    process::Uid,
+    thread::{CapabilitySets, capabilities, set_thread_res_uid},
+};
 
-use crate::{SLOTS, dying_below, flushed_usage_ns, holds, kernel, root, work_through};
+use crate::{ALONE, SLOTS, dying_below, flushed_usage_ns, holds, kernel, root, work_through};
 
 const CHILDREN: usize = 200;
-/// So many are told in the smallest ring buffer.
-const FEW: usize = 100;
 
 fn removals(lifecycle: &mut Lifecycle) -> HashMap<u64, RemovedCgroup> {
     let mut removed = HashMap::new();
@@ -23,8 +25,8 @@ fn removals(lifecycle: &mut Lifecycle) -> HashMap<u64, RemovedCgroup> {
     removed
 }
 
-fn make_children(tree: &TestTree, count: usize) -> Result<Vec<(String, u64)>> {
-    let names = (0..count).map(|child| format!("parent/{child}"));
+fn make_children(tree: &TestTree) -> Result<Vec<(String, u64)>> {
+    let names = (0..CHILDREN).map(|child| format!("parent/{child}"));
     names.map(|name| tree.make(&name).map(|id| (name, id))).collect()
 }
 
@@ -34,6 +36,7 @@ fn remove(tree: &TestTree, children: &[(String, u64)]) -> Result<()> {
 
 #[tokio::test]
 async fn final_cpu_times_add_up_to_the_parents() -> Result<()> {
+    let _alone = ALONE.lock().await;
     let (root, root_id) = root()?;
     let start = Start::Directory(root.as_fd());
     let mut lifecycle = Lifecycle::load(SLOTS)?;
@@ -41,7 +44,7 @@ async fn final_cpu_times_add_up_to_the_parents() -> Result<()> {
     let mut kernel = kernel()?;
     lifecycle.attach(root_id, abi::CG_GROUP_CPU)?;
     let tree = TestTree::v2()?;
-    let children = make_children(&tree, CHILDREN)?;
+    let children = make_children(&tree)?;
     tree.make("rest")?;
     let names: Vec<String> = children.iter().map(|(name, _)| name.clone()).collect();
     let mut worker = work_through(&tree, &names, "rest")?;
@@ -57,8 +60,8 @@ async fn final_cpu_times_add_up_to_the_parents() -> Result<()> {
     for (name, id) in &children {
         let removed = told.get(id).with_context(|| format!("no removal of {name}"))?;
         ensure!(removed.sequence < finals.taken_to, "{removed:?}");
-        // Of those that were never flushed it is known at all only where each CPU's own part can be read.
-        assert_eq!(removed.valid == abi::CG_GROUP_CPU, reads_cpus, "{removed:?}");
+        // Elsewhere it is not known of those that were never flushed.
+        ensure!(!reads_cpus || removed.valid == abi::CG_GROUP_CPU, "{removed:?}");
         let usage_ns = if lifecycle.holds() {
             *of_sequence.get(&removed.sequence).with_context(|| format!("nothing of {name}"))?
         } else {
@@ -85,23 +88,28 @@ async fn final_cpu_times_add_up_to_the_parents() -> Result<()> {
 
 #[tokio::test]
 async fn what_has_no_slot_is_counted_and_told_all_the_same() -> Result<()> {
+    let _alone = ALONE.lock().await;
     let (root, root_id) = root()?;
     let start = Start::Directory(root.as_fd());
     let mut lifecycle = Lifecycle::load(16)?;
     lifecycle.attach(root_id, abi::CG_GROUP_CPU)?;
     let tree = TestTree::v2()?;
-    let children = make_children(&tree, FEW)?;
-    remove(&tree, &children)?;
+    let children = make_children(&tree)?;
+    let mut told = HashMap::new();
+    for few in children.chunks(20) {
+        remove(&tree, few)?;
+        told.extend(removals(&mut lifecycle));
+    }
     let finals = lifecycle.take_finals(start)?;
-    let told = removals(&mut lifecycle);
+    told.extend(removals(&mut lifecycle));
     let all = children.iter().all(|(_, id)| told.contains_key(id));
     assert!(all, "each is told");
     let LifecycleState { removed, displaced, lost, taken_to } = lifecycle.state();
     // Others may remove cgroups of theirs meanwhile.
-    ensure!(removed >= FEW as u64 && lost == 0, "{removed} told, {lost} lost");
+    ensure!(removed >= CHILDREN as u64 && lost == 0, "{removed} told, {lost} lost");
     if lifecycle.holds() {
-        ensure!(removed - 16 == displaced && taken_to == removed, "{displaced} of {removed}, {taken_to}");
-        ensure!(finals.usage.iter().filter(|usage| told.contains_key(&usage.cgroup_id)).count() == 16);
+        ensure!(displaced >= CHILDREN as u64 - 16, "{displaced} of {removed} were displaced");
+        ensure!(taken_to >= CHILDREN as u64 && finals.usage.len() <= 16, "{taken_to}, {finals:?}");
     } else {
         ensure!(displaced == 0 && finals.usage.is_empty());
     }
@@ -112,6 +120,7 @@ async fn what_has_no_slot_is_counted_and_told_all_the_same() -> Result<()> {
 
 #[tokio::test]
 async fn what_finds_no_room_in_the_ring_buffer_is_lost_and_counted() -> Result<()> {
+    let _alone = ALONE.lock().await;
     let (root, root_id) = root()?;
     let mut lifecycle = Lifecycle::load(16)?;
     lifecycle.attach(root_id, 0)?;
@@ -130,6 +139,7 @@ async fn what_finds_no_room_in_the_ring_buffer_is_lost_and_counted() -> Result<(
 
 #[tokio::test]
 async fn only_what_is_below_the_root_is_told_as_seen_from_there() -> Result<()> {
+    let _alone = ALONE.lock().await;
     let tree = TestTree::v2()?;
     let root_id = tree.make("mounted")?;
     let deep = format!("mounted/in/{}", "d".repeat(20));
@@ -147,11 +157,50 @@ async fn only_what_is_below_the_root_is_told_as_seen_from_there() -> Result<()> 
     Ok(lifecycle.detach(Start::Directory(root.as_fd()))?)
 }
 
+/// Gives up root and every capability of this thread, and says whether it has.
+fn give_up_privileges() -> Result<bool> {
+    let nobody = Uid::from_raw(65_534);
+    // That takes all capabilities along (capabilities(7)).
+    set_thread_res_uid(nobody, nobody, nobody)?;
+    let CapabilitySets { effective, permitted, .. } = capabilities(None)?;
+    Ok(effective.is_empty() && permitted.is_empty())
+}
+
+#[test]
+fn watching_takes_no_privilege_once_the_programs_are_loaded() -> Result<()> {
+    let _alone = ALONE.blocking_lock();
+    let (root, root_id) = root()?;
+    let mut lifecycle = Lifecycle::load(SLOTS)?;
+    let tree = TestTree::v2()?;
+    let id = tree.make("leaf")?;
+    let (watched, wait_for_watched) = channel();
+    let (removed, wait_for_removed) = channel();
+    let watcher = thread::spawn(move || -> Result<_> {
+        ensure!(give_up_privileges()?, "it is still privileged");
+        lifecycle.attach(root_id, abi::CG_GROUP_CPU)?;
+        watched.send(())?;
+        wait_for_removed.recv()?;
+        let start = Start::Directory(root.as_fd());
+        let finals = lifecycle.take_finals(start)?;
+        let told = removals(&mut lifecycle);
+        lifecycle.detach(start)?;
+        Ok((lifecycle.holds(), finals, told))
+    });
+    wait_for_watched.recv().context("the watcher failed")?;
+    fs::remove_dir(tree.directory("leaf"))?;
+    removed.send(())?;
+    let (holds, finals, told) = watcher.join().map_err(|_| anyhow!("the watcher panicked"))??;
+    ensure!(told.contains_key(&id), "it is told");
+    assert_eq!(finals.usage.iter().any(|usage| usage.cgroup_id == id), holds);
+    Ok(())
+}
+
 /// So that they load on kernels whose verifier goes more ways; it stops at a million.
 const VERIFIED_MAX: u32 = 300_000;
 
 #[test]
 fn programs_are_cheap_to_verify() -> Result<()> {
+    let _alone = ALONE.blocking_lock();
     let lifecycle = Lifecycle::load(SLOTS)?;
     let mut verified = Vec::new();
     for file in fs::read_dir("/proc/self/fdinfo")? {

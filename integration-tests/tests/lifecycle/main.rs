@@ -6,28 +6,33 @@ mod kernel_side;
 mod watched;
 
 use std::{
-    fs::File,
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
     os::fd::AsFd as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use cgfleet_agent::{
     cgroupfs::Hierarchies,
     collectors::Collectors,
-    kernel::{Bounds, Kernel, Lifecycle, Start},
+    kernel::{Bounds, Kernel, Lifecycle, Start, WalkRequest},
     walker::{Engine, Walker, WalkerLimits},
 };
 use cgfleet_ebpf::abi;
 use cgfleet_model::MetricSet;
 use integration_tests::cgroups::TestTree;
+use tokio::sync::Mutex;
+
+/// What one test removes, all are told of.
+pub(crate) static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// The default of removed_slots_max.
 pub(crate) const SLOTS: u32 = 8192;
 
 pub(crate) fn kernel() -> Result<Kernel> {
-    use std::time::Duration;
     let slice_max = Duration::from_micros(200);
     Ok(Kernel::load(Bounds { records_max: 4096, locked_visits_max: 4096, names_max: 8192, slice_max })?)
 }
@@ -52,14 +57,13 @@ pub(crate) fn walker(slots: u32, kept_max: u32) -> Result<Walker> {
 pub(crate) fn holds() -> Result<bool> {
     let holds = Lifecycle::load(16)?.holds();
     // Any kernel but the oldest that has the iterator.
-    let is_oldest = std::fs::read_to_string("/proc/sys/kernel/osrelease")?.starts_with("6.1.");
+    let is_oldest = fs::read_to_string("/proc/sys/kernel/osrelease")?.starts_with("6.1.");
     ensure!(holds != is_oldest, "final CPU time: {holds}");
     Ok(holds)
 }
 
 /// CPU time of a cgroup, in ns, just flushed.
 pub(crate) fn flushed_usage_ns(kernel: &mut Kernel, directory: &File) -> Result<u64> {
-    use cgfleet_agent::kernel::WalkRequest;
     let start = Start::Directory(directory.as_fd());
     let request =
         WalkRequest { groups: abi::CG_GROUP_CPU, ..WalkRequest::of(start, abi::CG_ORDER_SELF_ONLY) };
@@ -72,7 +76,7 @@ pub(crate) fn flushed_usage_ns(kernel: &mut Kernel, directory: &File) -> Result<
 
 /// Removed descendants that the kernel has not freed.
 pub(crate) fn dying_below(tree: &TestTree) -> Result<u64> {
-    let text = std::fs::read_to_string(tree.directory("").join("cgroup.stat"))?;
+    let text = fs::read_to_string(tree.directory("").join("cgroup.stat"))?;
     let value = text.lines().find_map(|line| line.strip_prefix("nr_dying_descendants "));
     Ok(value.context("cgroup.stat has no nr_dying_descendants")?.parse()?)
 }
@@ -92,7 +96,7 @@ pub(crate) fn work_through(tree: &TestTree, cgroups: &[String], then: &str) -> R
         .spawn()?;
     let mut said = String::new();
     let output = worker.stdout.as_mut().context("its output")?;
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut said)?;
+    BufReader::new(output).read_line(&mut said)?;
     ensure!(said == "done\n", "the worker said {said:?}");
     Ok(worker)
 }
