@@ -25,9 +25,9 @@
 #define LEVELS_MAX CG_PATH_BYTES
 
 /* What needs no flush. memory.stat and io do, and no program can flush theirs. */
-#define GROUPS_AT_REMOVAL                                                 \
-	(CG_GROUP_CPU | CG_GROUP_BANDWIDTH | CG_GROUP_MEMORY |            \
-	 CG_GROUP_MEMORY_EVENTS | CG_GROUP_MEMORY_EVENTS_LOCAL |          \
+#define GROUPS_AT_REMOVAL                                        \
+	(CG_GROUP_CPU | CG_GROUP_BANDWIDTH | CG_GROUP_MEMORY |   \
+	 CG_GROUP_MEMORY_EVENTS | CG_GROUP_MEMORY_EVENTS_LOCAL | \
 	 CG_GROUP_PIDS | CG_GROUP_PRESSURE | CG_GROUP_STRUCTURE)
 
 struct {
@@ -117,11 +117,11 @@ struct unflushed {
 	__u64 ns;
 };
 
-#define SINCE_FLUSH(type, address)                                        \
-	({                                                                \
-		struct type *of_cpu = (void *)(address);                  \
-		BPF_CORE_READ(of_cpu, bstat.cputime.sum_exec_runtime) -   \
-			BPF_CORE_READ(of_cpu,                             \
+#define SINCE_FLUSH(type, address)                                          \
+	({                                                                  \
+		struct type *of_cpu = (void *)(address);                    \
+		BPF_CORE_READ(of_cpu, bstat.cputime.sum_exec_runtime) -     \
+			BPF_CORE_READ(of_cpu,                               \
 				      last_bstat.cputime.sum_exec_runtime); \
 	})
 
