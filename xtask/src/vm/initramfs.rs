@@ -13,7 +13,7 @@ use crate::command;
 
 /// The test executables of integration-tests that are meant for guests. One without libtest's harness
 /// takes libtest's arguments all the same, and ends with libtest's line: `test result: ok. 2 passed; 0 failed`.
-const TESTS: [&str; 11] = [
+const TESTS: [&str; 13] = [
     "walk",
     "flush",
     "v1",
@@ -21,9 +21,11 @@ const TESTS: [&str; 11] = [
     "without_bpf",
     "conformance",
     "collectors",
+    "lifecycle",
     "views",
     "large_trees",
     "storm",
+    "subscribe",
     "oracle",
 ];
 

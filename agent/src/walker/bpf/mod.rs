@@ -39,7 +39,12 @@ use learned::Looks;
 use recorder::{Cost, Recorded, Recorder, Row};
 use tree::Named;
 
-pub(super) use self::{memory_stat::MemoryStatIndex, raw::RAWS, recorder::BpfWalk};
+pub(super) use self::{
+    decode::Decoder,
+    memory_stat::MemoryStatIndex,
+    raw::{RAWS, groups_of},
+    recorder::BpfWalk,
+};
 
 /// What rstat keeps: the rest is current without a flush.
 const RSTAT_GROUPS: abi::cg_group = abi::CG_GROUP_CPU | STATISTICS;
