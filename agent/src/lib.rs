@@ -11,6 +11,7 @@ pub mod kernel;
 mod register;
 mod sampler;
 mod service;
+mod stream;
 mod views;
 pub mod walker;
 
