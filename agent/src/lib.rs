@@ -14,6 +14,7 @@ mod service;
 mod stream;
 mod views;
 pub mod walker;
+pub mod workloads;
 
 use std::{io, net::TcpListener, sync::Arc};
 
@@ -39,6 +40,7 @@ use crate::{
     service::Agent,
     views::{Shown, ViewDirectory, Views},
     walker::{Engine, Walker, WalkerLimits},
+    workloads::Workloads,
 };
 
 /// What takes privilege to make and none to use: a loaded BPF program is attached through its descriptor
@@ -53,6 +55,7 @@ pub struct Prepared {
     views: Result<(ViewPrograms, ViewDirectory), String>,
     /// Locked while the agent runs.
     pins: Option<Pins>,
+    workloads: Workloads,
 }
 
 impl Prepared {
@@ -84,7 +87,8 @@ impl Prepared {
             (Ok(_), None) => Err("bpffs_dir is not to be had; the agent's log says why".to_owned()),
             (Ok(_), Some(_)) => views(config, run_as)?,
         };
-        Ok(Self { listener, kernel, collectors, views, pins })
+        let workloads = Workloads::new(&config.kubelet_log_dir);
+        Ok(Self { listener, kernel, collectors, views, pins, workloads })
     }
 }
 
@@ -134,7 +138,7 @@ pub async fn run(
     prepared: Prepared,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let Prepared { listener, kernel, collectors, views, pins: _pins } = prepared;
+    let Prepared { listener, kernel, collectors, views, pins: _pins, workloads } = prepared;
     let (identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
     let address = listener.local_addr().map_err(AgentError::Thread)?.to_string();
     let address = config.advertise_address.clone().unwrap_or(address);
@@ -146,7 +150,7 @@ pub async fn run(
         Ok(_) => Collectors::start(collectors, &config.collectors().unwrap_or_default(), &hierarchies),
         Err(reason) => Collectors::none(reason),
     };
-    let engine = Engine::new(kernel, collectors, &hierarchies, config.walk_rows_max);
+    let engine = Engine::new(kernel, collectors, workloads, &hierarchies, config.walk_rows_max);
     let capabilities = service::capabilities(&engine, &identity, &hierarchies, &config)?;
     let views = Shown::new(views, &hierarchies);
     let views =

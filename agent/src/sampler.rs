@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::walker::{Order, Target, WalkSpec, Walked, Walker};
+use crate::walker::{Naming, Order, Target, WalkSpec, Walked, Walker};
 
 /// Ticks that a subscriber may be behind before it misses whole ones.
 const TICKS_BEHIND_MAX: usize = 2;
@@ -102,6 +102,7 @@ async fn take(walker: &Walker, metrics: MetricSet, sequence: u64) -> Result<Tick
         stop_when: None,
         engine: None,
         joins_hierarchies: false,
+        naming: Naming::Unnamed,
     };
     let walked = walker.walk(spec).await.map_err(|error| error.to_string())?;
     Ok(Tick { sequence, boottime: boottime.into(), sampled_at, walked })

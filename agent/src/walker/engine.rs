@@ -1,16 +1,16 @@
 //! Whoever can do a walk: the kernel side where there is BPF, the cgroup files everywhere. What is the same
-//! for all of them is done here: conditions, read masks, and several hierarchies side by side.
+//! for all of them is done here: conditions, read masks, names of workloads, and several hierarchies side by side.
 
 use cgfleet_proto::v1::{CgroupSample, WalkEnd};
 
-use crate::{cgroupfs::Hierarchies, collectors::Collectors, kernel::Kernel};
+use crate::{cgroupfs::Hierarchies, collectors::Collectors, kernel::Kernel, workloads::Workloads};
 
 use super::{
     Description, WalkEngine, WalkError, WalkSpec, Walked,
     bpf::{BpfEngine, BpfWalk},
     files::FilesEngine,
     flush::{FlushSite, FlushSpec, FlushedSubtree},
-    join, sources,
+    join, naming, sources,
 };
 
 /// Runs walks and flushes.
@@ -21,6 +21,7 @@ pub struct Engine {
     /// The reason if there is none.
     bpf: Result<BpfEngine, String>,
     pub(super) collectors: Collectors,
+    workloads: Workloads,
 }
 
 impl Engine {
@@ -29,6 +30,7 @@ impl Engine {
     pub fn new(
         kernel: Result<Kernel, String>,
         collectors: Collectors,
+        workloads: Workloads,
         hierarchies: &Hierarchies,
         rows_max: u32,
     ) -> Self {
@@ -37,6 +39,7 @@ impl Engine {
             files: FilesEngine::new(hierarchies.clone(), rows_max),
             bpf: kernel.map(|kernel| BpfEngine::new(kernel, hierarchies.clone(), rows_max)),
             collectors,
+            workloads,
         }
     }
 
@@ -62,7 +65,9 @@ impl Engine {
     pub(super) fn walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError> {
         let asked = spec.metrics;
         let condition = spec.stop_when;
+        let limit = spec.limit;
         let mut spec = spec.clone();
+        spec.limit = spec.naming.walk_limit(limit);
         spec.metrics.extend(condition.map(|condition| condition.metric));
         let mut walked = if spec.joins_hierarchies {
             join::walk(&self.hierarchies.clone(), &spec, |spec| self.walk_one(spec))?
@@ -82,6 +87,7 @@ impl Engine {
         if spec.metrics != asked {
             walked.samples.iter_mut().for_each(|sample| sample.keep_only(asked));
         }
+        naming::name(&mut walked, &self.workloads, &spec.naming, limit);
         Ok(walked)
     }
 

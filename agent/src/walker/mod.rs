@@ -8,6 +8,7 @@ mod files;
 mod find;
 mod flush;
 mod join;
+mod naming;
 mod request;
 mod sample_files;
 mod sources;
@@ -25,6 +26,7 @@ pub(crate) use find::{Found, find};
 pub use flush::{
     FlushAnswer, FlushMethod, FlushScope, FlushSpec, FlushedSubsystem, FlushedSubtree, Subsystem,
 };
+pub use naming::Naming;
 pub use request::{Order, Target, WalkEngine, WalkError, WalkSpec};
 pub use sources::MetricSource;
 
