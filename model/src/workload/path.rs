@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{
     Runtime, Workload,
-    name::{container_of, is_container_id, pod_of_slice, pod_uid, unit_of},
+    name::{ID_DIGITS, container_of, is_container_id, pod_of_slice, pod_uid, unit_of},
 };
 
 /// A path as far as it was read.
@@ -109,6 +109,10 @@ fn said(name: &str, place: Place) -> Option<Said<'_>> {
 
 /// What a name says in any place.
 fn said_anywhere(name: &str) -> Option<Said<'_>> {
+    // As of nearly all names of cgroups that nobody here knows.
+    if name.len() < ID_DIGITS && !name.as_bytes().contains(&b'.') {
+        return None;
+    }
     let unit = unit_of(name);
     let container = container_of(name).map(|(runtime, id)| (id, Some(runtime)));
     if unit.is_none() && container.is_none() {
