@@ -11,9 +11,13 @@ mod views;
 pub(crate) use capabilities::capabilities;
 pub(crate) use spec::wire_order;
 
-use std::{pin::Pin, sync::Arc, time::SystemTime};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use cgfleet_model::{Collector, UnknownCollector};
+use cgfleet_model::{Collector, MetricSet, UnknownCollector};
 use cgfleet_proto::v1::{
     AgentServiceCreateViewRequest, AgentServiceCreateViewResponse, AgentServiceDeleteViewRequest,
     AgentServiceDeleteViewResponse, AgentServiceFlushRequest, AgentServiceFlushResponse,
@@ -28,7 +32,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::{identity::Identity, sampler::Sampler, views::Views, walker::Walker};
+use crate::{feeds::Feeds, identity::Identity, views::Views, walker::Walker};
 
 /// Rows in one message: far below the 4 MiB that gRPC accepts by default, also for long paths.
 const BATCH_ROWS: usize = 500;
@@ -40,7 +44,12 @@ pub(crate) struct Agent {
     pub(crate) capabilities: GetCapabilitiesResponse,
     pub(crate) walker: Walker,
     pub(crate) views: Views,
-    pub(crate) sampler: Sampler,
+    pub(crate) feeds: Feeds,
+    /// Of subscriptions to whole ticks, and of others that ask for none.
+    pub(crate) sample_interval: Duration,
+    /// What whole ticks read.
+    pub(crate) sample_metrics: MetricSet,
+    pub(crate) subscribe_interval_min: Duration,
     pub(crate) subscribers: Arc<Semaphore>,
     pub(crate) subscribers_max: u32,
     pub(crate) shutdown: CancellationToken,
@@ -86,7 +95,7 @@ impl AgentService for Agent {
         &self,
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        Ok(Response::new(subscribe::subscribe(self, request.get_ref())?))
+        Ok(Response::new(subscribe::subscribe(self, request.into_inner()).await?))
     }
 
     async fn get_capabilities(

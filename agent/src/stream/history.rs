@@ -39,9 +39,9 @@ impl History {
         self.snapshots.get(place)
     }
 
-    /// Those behind this sequence; all if there is none.
-    pub(crate) fn after(&self, sequence: Option<u64>) -> Vec<Arc<Snapshot>> {
-        let is_old = |snapshot: &Arc<Snapshot>| sequence.is_some_and(|last| snapshot.sequence <= last);
+    /// Those behind this sequence.
+    pub(crate) fn after(&self, sequence: u64) -> Vec<Arc<Snapshot>> {
+        let is_old = |snapshot: &Arc<Snapshot>| snapshot.sequence <= sequence;
         let first = self.snapshots.partition_point(is_old);
         self.snapshots.range(first..).cloned().collect()
     }

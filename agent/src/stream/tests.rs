@@ -189,7 +189,12 @@ impl World {
 
     fn take(&mut self) {
         let before = self.client.at.clone();
-        let Some(step) = self.follower.advance(&self.history.after(self.follower.sequence())) else { return };
+        // One who begins is given the newest.
+        let newer = match self.follower.sequence() {
+            Some(sequence) => self.history.after(sequence),
+            None => self.history.latest().cloned().into_iter().collect(),
+        };
+        let Some(step) = self.follower.advance(&newer) else { return };
         self.apply(&step);
         self.check_state(&step.snapshot);
         self.check_removed(before.as_deref(), &step);

@@ -120,6 +120,24 @@ pub struct WalkSpec {
     pub naming: Naming,
 }
 
+impl WalkSpec {
+    /// A walk of this cgroup alone, that reads nothing of it.
+    pub fn alone(target: Target) -> Self {
+        Self {
+            target,
+            order: Order::SelfOnly,
+            metrics: MetricSet::default(),
+            limit: 0,
+            stop_at: None,
+            max_depth: None,
+            stop_when: None,
+            engine: None,
+            joins_hierarchies: false,
+            naming: Naming::Unnamed,
+        }
+    }
+}
+
 /// A walk or a flush that could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum WalkError {
