@@ -21,6 +21,7 @@ use integration_tests::{
     wait,
     walk::{by_path, spec, walk},
 };
+use prost_types::FieldMask;
 use serde_json::{Value, json};
 
 const WEB_UID: &str = "74c13223-5a00-11e9-b385-42010a80018d";
@@ -64,7 +65,8 @@ impl World {
     }
 
     fn spec(&self, order: CgroupOrder, workload: Option<WorkloadFilter>) -> WalkSpec {
-        WalkSpec { workload, ..spec(by_path(self.tree.path("")), order) }
+        let read_mask = Some(FieldMask { paths: vec!["pids".to_owned()] });
+        WalkSpec { workload, read_mask, ..spec(by_path(self.tree.path("")), order) }
     }
 
     /// Paths of rows from this tree's root on.
