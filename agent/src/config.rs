@@ -98,6 +98,11 @@ pub struct AgentConfig {
     pub view_mode: String,
     /// The group of text views: a name or a number. Unset means the group of the agent's user.
     pub view_group: Option<String>,
+    /// Where the kubelet logs: the names of pods and containers are those of its entries pods and containers. It
+    /// need not be there. What an agent that was started as root finds closed to its user has to be there at
+    /// the start.
+    #[config(default = "/var/log")]
+    pub kubelet_log_dir: PathBuf,
     /// The most cgroups that one walk returns; 1 to 1000000.
     #[config(default = 1_000_000)]
     pub walk_rows_max: u32,

@@ -14,6 +14,7 @@ mod service;
 mod stream;
 mod views;
 pub mod walker;
+pub mod workloads;
 
 use std::{io, net::TcpListener, sync::Arc};
 
@@ -40,6 +41,7 @@ use crate::{
     service::Agent,
     views::{Shown, ViewDirectory, Views},
     walker::{Engine, Walker, WalkerLimits},
+    workloads::Workloads,
 };
 
 /// What takes privilege to make and none to use: a loaded BPF program is attached through its descriptor
@@ -56,6 +58,7 @@ pub struct Prepared {
     views: Result<(ViewPrograms, ViewDirectory), String>,
     /// Locked while the agent runs.
     pins: Option<Pins>,
+    workloads: Workloads,
 }
 
 impl Prepared {
@@ -88,7 +91,8 @@ impl Prepared {
             (Ok(_), None) => Err("bpffs_dir is not to be had; the agent's log says why".to_owned()),
             (Ok(_), Some(_)) => views(config, run_as)?,
         };
-        Ok(Self { listener, kernel, collectors, lifecycle, views, pins })
+        let workloads = Workloads::new(&config.kubelet_log_dir);
+        Ok(Self { listener, kernel, collectors, lifecycle, views, pins, workloads })
     }
 }
 
@@ -144,7 +148,7 @@ pub async fn run(
     prepared: Prepared,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let Prepared { listener, kernel, collectors, lifecycle, views, pins: _pins } = prepared;
+    let Prepared { listener, kernel, collectors, lifecycle, views, pins: _pins, workloads } = prepared;
     let (identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
     let address = listener.local_addr().map_err(AgentError::Thread)?.to_string();
     let address = config.advertise_address.clone().unwrap_or(address);
@@ -156,7 +160,7 @@ pub async fn run(
         Ok(_) => Collectors::start(collectors, &config.collectors().unwrap_or_default(), &hierarchies),
         Err(reason) => Collectors::none(reason),
     };
-    let mut engine = Engine::new(kernel, collectors, &hierarchies, config.walk_rows_max);
+    let mut engine = Engine::new(kernel, collectors, workloads.clone(), &hierarchies, config.walk_rows_max);
     if let Some(lifecycle) = lifecycle {
         engine = engine.with_lifecycle(lifecycle, MetricSet::all(), config.removed_cgroups_max);
     }
@@ -186,6 +190,7 @@ pub async fn run(
         walker,
         views: views.clone(),
         feeds,
+        workloads,
         sample_interval: config.sample_interval.get(),
         // It was checked with the rest of the configuration.
         sample_metrics: config.sample_metrics().unwrap_or_default(),

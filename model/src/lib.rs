@@ -1,5 +1,5 @@
 //! Pure vocabulary that every other crate speaks: the metric catalogue, collectors, limits and conditions on
-//! metrics, cgroup paths as text, rates of counters, and time ranges.
+//! metrics, cgroup paths as text, what runs in a cgroup, rates of counters, and time ranges.
 //!
 //! Must not know: files, sockets, clocks, async, or the shape of any message.
 
@@ -10,6 +10,7 @@ mod metric;
 mod path_text;
 mod rate;
 mod time_range;
+mod workload;
 
 pub use collector::{Collector, UnknownCollector};
 pub use condition::{Comparison, Condition, InvalidCondition};
@@ -21,3 +22,4 @@ pub use metric::{
 pub use path_text::{InvalidEscape, escape_path, unescape_path};
 pub use rate::{CounterReading, rate_per_second};
 pub use time_range::{EmptyTimeRange, TimeRange};
+pub use workload::{InvalidWorkloadFilter, Runtime, Workload, WorkloadFilter, WorkloadPath};

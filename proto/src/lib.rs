@@ -10,8 +10,10 @@ pub mod v1 {
 
 mod metrics;
 mod reason;
+mod workload;
 
 pub use metrics::metrics_of_read_mask;
+pub use workload::workload_filter;
 
 /// The encoded `FileDescriptorSet` of every proto, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cgfleet.binpb"));

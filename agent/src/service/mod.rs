@@ -32,7 +32,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::{feeds::Feeds, identity::Identity, views::Views, walker::Walker};
+use crate::{feeds::Feeds, identity::Identity, views::Views, walker::Walker, workloads::Workloads};
 
 /// Rows in one message: far below the 4 MiB that gRPC accepts by default, also for long paths.
 const BATCH_ROWS: usize = 500;
@@ -45,6 +45,7 @@ pub(crate) struct Agent {
     pub(crate) walker: Walker,
     pub(crate) views: Views,
     pub(crate) feeds: Feeds,
+    pub(crate) workloads: Workloads,
     /// Of subscriptions to whole ticks, and of others that ask for none.
     pub(crate) sample_interval: Duration,
     /// What whole ticks read.

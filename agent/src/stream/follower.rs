@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cgfleet_model::MetricSet;
+use cgfleet_model::{MetricSet, Workload, WorkloadFilter};
 use cgfleet_proto::v1::CgroupSample;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -20,6 +20,8 @@ use crate::walker::Removed;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Followed {
     pub(crate) choice: Choice,
+    /// Of the choice, those in which this runs.
+    pub(crate) workload: Option<WorkloadFilter>,
     pub(crate) metrics: MetricSet,
     pub(crate) counters: CounterForm,
     /// A share, 0 to 1; not with deltas, which are of their own time.
@@ -68,6 +70,10 @@ pub(crate) struct Follower {
     was: Option<Arc<Snapshot>>,
     /// What was sent last, by cgroup, in the order of the metrics; with a dead band alone.
     sent: FxHashMap<u64, Box<[Option<u64>]>>,
+    /// With a workload filter: the cgroups in which that is known to run. Names may come later than their cgroups.
+    members: FxHashSet<u64>,
+    /// Those of them that it was told of first where it is: of their rates it was sent none.
+    admitted: FxHashSet<u64>,
     /// Whether all rows have to be sent, though the follower is somewhere: what it was sent last is not known.
     sends_all: bool,
 }
@@ -75,12 +81,14 @@ pub(crate) struct Follower {
 impl Follower {
     /// One who knows nothing yet.
     pub(crate) fn new(wanted: Followed) -> Self {
-        Self { wanted, at: None, was: None, sent: FxHashMap::default(), sends_all: false }
+        let (sent, members, admitted) = Default::default();
+        Self { wanted, at: None, was: None, sent, members, admitted, sends_all: false }
     }
 
     /// One who was brought to this snapshot by an earlier stream.
     pub(crate) fn resumed(wanted: Followed, at: Arc<Snapshot>) -> Self {
-        let sends_all = wanted.dead_band > 0.0 || wanted.counters == CounterForm::Rate;
+        let sends_all =
+            wanted.dead_band > 0.0 || wanted.counters == CounterForm::Rate || wanted.workload.is_some();
         Self { sends_all, at: Some(at), ..Self::new(wanted) }
     }
 
@@ -101,16 +109,22 @@ impl Follower {
         sample
     }
 
-    /// Brings it to the last of these snapshots, which follow where it is; some may be missing at the front.
-    pub(crate) fn advance(&mut self, newer: &[Arc<Snapshot>]) -> Option<Step> {
+    /// Brings it to the last of these snapshots, which follow where it is; some may be missing at the front. `names`
+    /// says what runs in the cgroup of a path, as far as is known now.
+    pub(crate) fn advance(
+        &mut self,
+        newer: &[Arc<Snapshot>],
+        names: impl Fn(&str) -> Option<Workload>,
+    ) -> Option<Step> {
         let next = Arc::clone(newer.last()?);
+        let admitted = self.admit(&next, &names);
         let step = match self.at.take() {
             None => {
                 self.was = None;
                 self.begin(&next)
             }
             Some(at) => {
-                let step = self.follow(&at, newer, &next);
+                let step = self.follow(&at, newer, &next, admitted, &names);
                 self.was = Some(at);
                 step
             }
@@ -121,21 +135,31 @@ impl Follower {
     }
 
     fn begin(&mut self, next: &Arc<Snapshot>) -> Step {
-        let rows = next.rows.iter().filter(|row| self.wanted.choice.holds(&row.sample));
+        let rows = next.rows.iter().filter(|row| self.holds(&row.sample));
         let rows: Vec<Change> =
             rows.map(|row| Change::first(row, ChangeBase::None, Duration::ZERO)).collect();
         self.remember(&rows);
         Step { snapshot: Arc::clone(next), is_whole: true, rows, removed: Vec::new(), lost: 0, merged: 0 }
     }
 
-    fn follow(&mut self, at: &Arc<Snapshot>, newer: &[Arc<Snapshot>], next: &Arc<Snapshot>) -> Step {
+    fn follow(
+        &mut self,
+        at: &Arc<Snapshot>,
+        newer: &[Arc<Snapshot>],
+        next: &Arc<Snapshot>,
+        admitted: FxHashSet<u64>,
+        names: impl Fn(&str) -> Option<Workload>,
+    ) -> Step {
         let elapsed = next.boottime.saturating_sub(at.boottime);
-        let rows: Vec<Change> = next.rows.iter().filter_map(|row| self.change(row, at, elapsed)).collect();
+        let change = |row| self.change(row, at, elapsed, &admitted);
+        let rows: Vec<Change> = next.rows.iter().filter_map(change).collect();
+        self.admitted = admitted;
         self.remember(&rows);
         let of_all = newer.iter().flat_map(|snapshot| &snapshot.removed);
         let told = of_all.clone().count() as u64;
-        let mut removed: Vec<_> =
-            of_all.filter(|removed| self.wanted.choice.holds(&removed.sample)).cloned().collect();
+        let is_wanted =
+            |removed: &&Arc<Removed>| self.holds(&removed.sample) || self.admits(&removed.sample, &names);
+        let mut removed: Vec<_> = of_all.filter(is_wanted).cloned().collect();
         let removals = next.removed_in_all - at.removed_in_all;
         let mut lost = removals.saturating_sub(told);
         if lost > 0 {
@@ -145,6 +169,7 @@ impl Follower {
         }
         for removed in &removed {
             self.sent.remove(&removed.sample.cgroup_id);
+            self.members.remove(&removed.sample.cgroup_id);
         }
         Step {
             snapshot: Arc::clone(next),
@@ -156,24 +181,57 @@ impl Follower {
         }
     }
 
+    /// Whether it is told of a cgroup.
+    fn holds(&self, sample: &CgroupSample) -> bool {
+        self.wanted.choice.holds(sample)
+            && (self.wanted.workload.is_none() || self.members.contains(&sample.cgroup_id))
+    }
+
+    /// Whether what is wanted runs in a cgroup, as far as is known now.
+    fn admits(&self, sample: &CgroupSample, names: impl Fn(&str) -> Option<Workload>) -> bool {
+        let Some(filter) = &self.wanted.workload else { return false };
+        self.wanted.choice.holds(sample)
+            && names(&sample.path).is_some_and(|workload| filter.matches(&workload))
+    }
+
+    /// Takes in the cgroups in which what is wanted is now known to run.
+    fn admit(&mut self, next: &Snapshot, names: impl Fn(&str) -> Option<Workload>) -> FxHashSet<u64> {
+        let mut admitted = FxHashSet::default();
+        if self.wanted.workload.is_some() {
+            let others = next.rows.iter().filter(|row| !self.members.contains(&row.sample.cgroup_id));
+            let found = others.filter(|row| self.admits(&row.sample, &names));
+            admitted = found.map(|row| row.sample.cgroup_id).collect();
+            self.members.extend(&admitted);
+        }
+        admitted
+    }
+
     /// The row, if the follower has to be told of it.
-    fn change(&self, row: &Row, at: &Snapshot, elapsed: Duration) -> Option<Change> {
+    fn change(
+        &self,
+        row: &Row,
+        at: &Snapshot,
+        elapsed: Duration,
+        admitted: &FxHashSet<u64>,
+    ) -> Option<Change> {
         let is_rate = self.wanted.counters == CounterForm::Rate;
         // A rate that was sent changes once more when the row does not.
         let changed_before = self.was.as_ref().is_none_or(|was| row.changed > was.sequence);
-        let has_changed = row.changed > at.sequence || (is_rate && changed_before) || self.sends_all;
-        if !has_changed || !self.wanted.choice.holds(&row.sample) {
+        let is_admitted = admitted.contains(&row.sample.cgroup_id);
+        let lacks_rate = is_rate && self.admitted.contains(&row.sample.cgroup_id);
+        let has_changed = row.changed > at.sequence || (is_rate && changed_before);
+        if !(has_changed || lacks_rate || is_admitted || self.sends_all) || !self.holds(&row.sample) {
             return None;
         }
-        let known = at.row(row.sample.cgroup_id);
+        let known = at.row(row.sample.cgroup_id).filter(|_| !is_admitted);
         let Some(known) = known else {
-            // A walk that was cut meets cgroups for the first time that were there before.
+            // A walk that was cut meets cgroups for the first time that were there before, and a name may come late.
             let base = if row.born > at.sequence { ChangeBase::Birth } else { ChangeBase::None };
             return Some(Change::first(row, base, elapsed));
         };
         let base = ChangeBase::Row(Arc::clone(&known.sample));
         let change = Change { row: Arc::clone(&row.sample), base, elapsed, is_first: false };
-        (self.sends_all || self.differs(&change, known, at)).then_some(change)
+        (self.sends_all || lacks_rate || self.differs(&change, known, at)).then_some(change)
     }
 
     /// Whether the row's form differs from what was sent of it last.
@@ -213,9 +271,7 @@ impl Follower {
     fn missed(&self, at: &Snapshot, next: &Snapshot, told: &[Arc<Removed>]) -> Vec<Arc<Removed>> {
         let told: FxHashSet<u64> = told.iter().map(|removed| removed.sample.cgroup_id).collect();
         let gone = at.rows.iter().map(|row| &row.sample).filter(|sample| {
-            next.row(sample.cgroup_id).is_none()
-                && self.wanted.choice.holds(sample)
-                && !told.contains(&sample.cgroup_id)
+            next.row(sample.cgroup_id).is_none() && self.holds(sample) && !told.contains(&sample.cgroup_id)
         });
         gone.map(|sample| Arc::new(missing(sample))).collect()
     }

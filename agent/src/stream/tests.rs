@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use cgfleet_model::{Metric, MetricKind, MetricSet};
+use cgfleet_model::{Metric, MetricKind, MetricSet, Workload, WorkloadFilter};
 use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
 use proptest::prelude::*;
 
@@ -30,6 +30,10 @@ enum Event {
     Grow {
         at: usize,
         usec: u16,
+    },
+    /// It becomes known what runs in it.
+    Name {
+        at: usize,
     },
     /// Only what the follower does not want changes.
     Fork {
@@ -65,6 +69,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0..4_usize).prop_map(|below| Event::Make { below }),
         4 => (0..8_usize, 0..40_u16).prop_map(|(at, usec)| Event::Grow { at, usec }),
         1 => (0..8_usize).prop_map(|at| Event::Fork { at }),
+        2 => (0..8_usize).prop_map(|at| Event::Name { at }),
         2 => (0..8_usize, how).prop_map(|(at, how)| Event::Remove { at, how }),
         5 => prop::bool::weighted(0.1).prop_map(|is_cut| Event::Tick { is_cut }),
         4 => Just(Event::Take),
@@ -77,6 +82,8 @@ struct World {
     live: Vec<CgroupSample>,
     next_id: u64,
     sequence: u64,
+    /// Paths of cgroups of which it is known what runs in them: it is the same everywhere.
+    named: BTreeSet<String>,
     removed: Vec<Arc<Removed>>,
     lost: u64,
     history: History,
@@ -94,6 +101,8 @@ struct Client {
     /// Of deltas: their sum, on what the host had when the client began with the cgroup.
     sums: BTreeMap<u64, u64>,
     removed: BTreeSet<u64>,
+    /// Those that it was told of first in the last step.
+    first: BTreeSet<u64>,
     lost: u64,
     /// The snapshot that it was brought to.
     at: Option<Arc<Snapshot>>,
@@ -108,6 +117,7 @@ impl World {
             live: vec![root],
             next_id: 2,
             sequence: 0,
+            named: BTreeSet::new(),
             removed: Vec::new(),
             lost: 0,
             history: History::new(snapshots_kept),
@@ -138,6 +148,9 @@ impl World {
                 self.touch(self.live.len() - 1, 3);
             }
             Event::Grow { at, usec } => self.touch(at % self.live.len(), usec),
+            Event::Name { at } => {
+                self.named.insert(self.live[at % self.live.len()].path.clone());
+            }
             Event::Fork { at } => {
                 let at = at % self.live.len();
                 let pids = self.live[at].metric(Metric::PidsCurrent).unwrap_or(0);
@@ -195,7 +208,7 @@ impl World {
             Some(sequence) => self.history.after(sequence),
             None => self.history.latest().cloned().into_iter().collect(),
         };
-        let Some(step) = self.follower.advance(&newer) else { return };
+        let Some(step) = self.follower.advance(&newer, |path| names(&self.named, path)) else { return };
         self.apply(&step);
         self.check_state(&step.snapshot);
         self.check_removed(before.as_deref(), &step);
@@ -213,11 +226,16 @@ impl World {
             });
             assert_eq!(step.merged, passed.count() as u64);
         }
+        self.client.first.clear();
         for change in &step.rows {
             let sample = self.follower.sample(change);
             let cgroup_id = sample.cgroup_id;
             let is_known = self.client.rows.contains_key(&cgroup_id);
-            assert_eq!(change.is_first, !is_known, "{cgroup_id} is told of for the first time once");
+            // One who comes back was told of a cgroup, perhaps, before its name was known to all.
+            assert!(change.is_first != is_known || self.wanted.workload.is_some(), "{cgroup_id}");
+            if change.is_first {
+                self.client.first.insert(cgroup_id);
+            }
             if self.wanted.counters == CounterForm::Delta {
                 let has = step.snapshot.row(cgroup_id).and_then(|row| row.sample.metric(Metric::CpuUsage));
                 let sum = self.client.sums.entry(cgroup_id).or_default();
@@ -236,9 +254,14 @@ impl World {
         self.client.lost += step.lost;
     }
 
+    fn is_chosen(&self, sample: &CgroupSample) -> bool {
+        let runs = self.wanted.workload.is_none() || self.named.contains(&sample.path);
+        runs && self.wanted.choice.holds(sample)
+    }
+
     /// The client has what the snapshot has.
     fn check_state(&self, snapshot: &Snapshot) {
-        let chosen = snapshot.rows.iter().filter(|row| self.wanted.choice.holds(&row.sample));
+        let chosen = snapshot.rows.iter().filter(|row| self.is_chosen(&row.sample));
         let chosen: BTreeMap<_, _> = chosen.map(|row| (row.sample.cgroup_id, &row.sample)).collect();
         assert!(self.client.rows.keys().eq(chosen.keys()), "{:?} {chosen:?}", self.client.rows);
         for (cgroup_id, row) in chosen {
@@ -271,7 +294,8 @@ impl World {
             return;
         };
         let is_new = snapshot.row(cgroup_id).is_some_and(|row| row.born > at.sequence);
-        let before = if is_new { Some(0) } else { usage(at) };
+        let is_first = self.client.first.contains(&cgroup_id);
+        let before = if is_new { Some(0) } else { usage(at).filter(|_| !is_first) };
         let rate = before.zip(usage(snapshot)).map(|(before, now)| {
             let (added, seconds) = (now - before, snapshot.sequence - at.sequence);
             // Half a unit goes up.
@@ -288,8 +312,7 @@ impl World {
         };
         let removed = self.all.iter().filter(between).flat_map(|snapshot| &snapshot.removed);
         let untold = removed.filter(|removed| {
-            self.wanted.choice.holds(&removed.sample)
-                && !self.client.removed.contains(&removed.sample.cgroup_id)
+            self.is_chosen(&removed.sample) && !self.client.removed.contains(&removed.sample.cgroup_id)
         });
         assert!(untold.count() as u64 <= step.lost);
     }
@@ -304,11 +327,28 @@ impl World {
     }
 }
 
-fn check(counters: CounterForm, dead_band: f64, seen: &(Vec<Event>, bool, Option<u32>, bool)) {
-    let (events, whole_host, max_depth, forgets) = seen;
+/// What runs in the cgroup of this path, once that is known.
+fn names(named: &BTreeSet<String>, path: &str) -> Option<Workload> {
+    named.contains(path).then(|| Workload { pod_name: Some("web-0".into()), ..Workload::default() })
+}
+
+/// What happens, and what the follower wants.
+#[derive(Debug, Clone)]
+struct Seen {
+    events: Vec<Event>,
+    whole_host: bool,
+    max_depth: Option<u32>,
+    pods_alone: bool,
+    forgets: bool,
+}
+
+fn check(counters: CounterForm, dead_band: f64, seen: &Seen) {
+    let Seen { events, whole_host, max_depth, pods_alone, forgets } = seen;
     let top = if *whole_host { "/" } else { "/2" };
     let metrics = MetricSet::from_iter(METRICS[..2].iter().copied());
-    let wanted = Followed { choice: Choice::new(top.to_owned(), *max_depth), metrics, counters, dead_band };
+    let workload = WorkloadFilter::parse(Some("web-0"), None, None).unwrap().filter(|_| *pods_alone);
+    let wanted =
+        Followed { workload, choice: Choice::new(top.to_owned(), *max_depth), metrics, counters, dead_band };
     // One that forgets keeps about two snapshots.
     let mut world = World::new(wanted, if *forgets { 3_000 } else { 1 << 20 });
     for event in events {
@@ -318,9 +358,17 @@ fn check(counters: CounterForm, dead_band: f64, seen: &(Vec<Event>, bool, Option
     world.take();
 }
 
-fn seen() -> impl Strategy<Value = (Vec<Event>, bool, Option<u32>, bool)> {
+fn seen() -> impl Strategy<Value = Seen> {
     let events = prop::collection::vec(event(), 0..20);
-    (events, prop::bool::weighted(0.7), prop::option::weighted(0.3, 0..3_u32), any::<bool>())
+    let max_depth = prop::option::weighted(0.3, 0..3_u32);
+    let wants = (prop::bool::weighted(0.7), max_depth, prop::bool::weighted(0.3), any::<bool>());
+    (events, wants).prop_map(|(events, (whole_host, max_depth, pods_alone, forgets))| Seen {
+        events,
+        whole_host,
+        max_depth,
+        pods_alone,
+        forgets,
+    })
 }
 
 proptest! {

@@ -1,5 +1,5 @@
 //! Whoever can do a walk: the kernel side where there is BPF, the cgroup files everywhere. What is the same
-//! for all of them is done here: conditions, read masks, and several hierarchies side by side.
+//! for all of them is done here: conditions, read masks, names of workloads, and several hierarchies side by side.
 
 use cgfleet_proto::v1::{CgroupSample, WalkEnd};
 
@@ -9,6 +9,7 @@ use crate::{
     cgroupfs::Hierarchies,
     collectors::Collectors,
     kernel::{Kernel, Lifecycle},
+    workloads::Workloads,
 };
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     bpf::{BpfEngine, BpfWalk},
     files::FilesEngine,
     flush::{FlushSite, FlushSpec, FlushedSubtree},
-    join,
+    join, naming,
     removals::RemovalWatch,
     sources,
 };
@@ -30,6 +31,7 @@ pub struct Engine {
     bpf: Result<BpfEngine, String>,
     pub(super) collectors: Collectors,
     pub(super) removals: RemovalWatch,
+    workloads: Workloads,
 }
 
 impl Engine {
@@ -38,6 +40,7 @@ impl Engine {
     pub fn new(
         kernel: Result<Kernel, String>,
         collectors: Collectors,
+        workloads: Workloads,
         hierarchies: &Hierarchies,
         rows_max: u32,
     ) -> Self {
@@ -47,6 +50,7 @@ impl Engine {
             bpf: kernel.map(|kernel| BpfEngine::new(kernel, hierarchies.clone(), rows_max)),
             collectors,
             removals: RemovalWatch::none(),
+            workloads,
         }
     }
 
@@ -80,7 +84,9 @@ impl Engine {
     pub(super) fn walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError> {
         let asked = spec.metrics;
         let condition = spec.stop_when;
+        let limit = spec.limit;
         let mut spec = spec.clone();
+        spec.limit = spec.naming.walk_limit(limit);
         spec.metrics.extend(condition.map(|condition| condition.metric));
         let mut walked = if spec.joins_hierarchies {
             join::walk(&self.hierarchies.clone(), &spec, |spec| self.walk_one(spec))?
@@ -100,6 +106,7 @@ impl Engine {
         if spec.metrics != asked {
             walked.samples.iter_mut().for_each(|sample| sample.keep_only(asked));
         }
+        naming::name(&mut walked, &self.workloads, &spec.naming, limit);
         Ok(walked)
     }
 

@@ -8,6 +8,7 @@ mod files;
 mod find;
 mod flush;
 mod join;
+mod naming;
 mod removals;
 mod request;
 mod sample_files;
@@ -30,6 +31,7 @@ pub(crate) use find::{Found, find};
 pub use flush::{
     FlushAnswer, FlushMethod, FlushScope, FlushSpec, FlushedSubsystem, FlushedSubtree, Subsystem,
 };
+pub use naming::Naming;
 pub use removals::{Removals, Removed, RemovedValues};
 pub use request::{Order, Target, WalkEngine, WalkError, WalkSpec};
 pub use sources::MetricSource;

@@ -4,6 +4,7 @@ use cgfleet_ebpf::abi;
 use cgfleet_model::{Condition, MetricSet, escape_path};
 use cgfleet_proto::v1;
 
+use super::Naming;
 use crate::{
     cgroupfs::LocateError,
     collectors::CollectorError,
@@ -115,6 +116,8 @@ pub struct WalkSpec {
     pub engine: Option<WalkEngine>,
     /// Whether the same path of every hierarchy is one row.
     pub joins_hierarchies: bool,
+    /// Whether rows say what runs in their cgroups.
+    pub naming: Naming,
 }
 
 impl WalkSpec {
@@ -130,6 +133,7 @@ impl WalkSpec {
             stop_when: None,
             engine: None,
             joins_hierarchies: false,
+            naming: Naming::Unnamed,
         }
     }
 }

@@ -5,6 +5,7 @@ mod fields;
 mod hosts;
 mod values;
 mod view;
+mod workload;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub(crate) use self::{
     fields::{Columns, FieldsArgs},
     hosts::{Answerer, HostArgs, HostTimeoutArgs},
     view::{CreateViewArgs, DeleteViewArgs, ListViewsArgs, ViewArgs, ViewCommand},
+    workload::WorkloadArgs,
 };
 use crate::{
     exit::EXIT_CODES,
@@ -133,6 +135,8 @@ pub(crate) struct QueryArgs {
     /// Put other hierarchies' values beside those of TARGET, by path
     #[arg(long, value_name = "BY")]
     pub(crate) join: Option<Join>,
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
     #[command(flatten)]
     pub(crate) host_timeout: HostTimeoutArgs,
     #[command(flatten)]

@@ -21,6 +21,8 @@ fn what_is_asked_of_whom_is_read() {
         "query --host a --host b /x --order self --limit 1 --stop-at 12 --host-timeout 500ms -o ndjson",
         "query --agent 127.0.0.1:7401 memory:/a --order ancestors --fields cpu,cpu.usage_usec",
         "query --all /a --order ancestors --stop-when memory.max_bytes<max --join path --engine files",
+        "query --all --pod shop/web-0 --container nginx --unit kubepods.slice",
+        "query --all --pod 74c13223-5a00-11e9-b385-42010a80018d --container 3f4a9b12cdef",
         "flush --all /a --server http://s:1 --timeout 2m",
         "flush --agent h:1",
         "history --host a /x --since now",
@@ -60,6 +62,10 @@ fn bad_usage_is_one_line_that_says_what_is_allowed() {
     check("query --all --stop-when cpu.usage_usec", &["METRIC<VALUE"]);
     check("query --all --join id", &["'id'", "path"]);
     check("query --all --limit 0", &["'0'", "1 to 4294967295"]);
+    check("query --all --pod Web", &["'Web'", "--pod", "namespace/name"]);
+    check("query --all --pod=", &["--pod", "a pod's name"]);
+    check("query --all --container 3f4a9b", &["'3f4a9b'", "--container", "the first 12 or more digits"]);
+    check("query --all --unit ssh", &["'ssh'", "--unit", "ssh.service"]);
     check("query --all -o xml", &["'xml'", "table, json, ndjson"]);
     check("query --all --timeout 0s", &["'0s'", "500ms"]);
     check("query --all --timeout 25h", &["24h"]);

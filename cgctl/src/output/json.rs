@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use cgfleet_model::{Limit, Metric, MetricGroup, MetricKind};
-use cgfleet_proto::v1::{CgroupSample, ErrorReason, HostError, IoDeviceSample};
+use cgfleet_proto::v1::{CgroupSample, ErrorReason, HostError, IoDeviceSample, Workload};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -35,6 +35,8 @@ pub(crate) struct Row<'a> {
     hierarchy_id: u32,
     level: u32,
     path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<Map<String, Value>>,
     #[serde(flatten)]
     groups: Map<String, Value>,
 }
@@ -47,9 +49,36 @@ impl<'a> From<&'a CgroupSample> for Row<'a> {
             hierarchy_id: sample.hierarchy_id,
             level: sample.level,
             path: &sample.path,
+            workload: sample.workload.as_deref().map(workload),
             groups: groups(sample),
         }
     }
+}
+
+/// What runs in the cgroup, as far as that is known.
+fn workload(workload: &Workload) -> Map<String, Value> {
+    let Workload {
+        pod_namespace,
+        pod_name,
+        pod_uid,
+        container_name,
+        container_id,
+        runtime,
+        systemd_unit,
+        systemd_slice,
+    } = workload;
+    let fields = [
+        ("pod_namespace", pod_namespace),
+        ("pod_name", pod_name),
+        ("pod_uid", pod_uid),
+        ("container_name", container_name),
+        ("container_id", container_id),
+        ("runtime", runtime),
+        ("systemd_unit", systemd_unit),
+        ("systemd_slice", systemd_slice),
+    ];
+    let known = fields.into_iter().filter(|(_, text)| !text.is_empty());
+    known.map(|(name, text)| (name.to_owned(), text.as_str().into())).collect()
 }
 
 /// What was measured, by the catalogue's names: `{"cpu":{"source":"bpf","usage_usec":1}}`. A limit may be
@@ -175,6 +204,22 @@ mod tests {
             CgroupSample { cgroup_id: 1, hierarchy_id: 4, path: "/".into(), ..CgroupSample::default() },
             &expect![[r#"{"cgroup_id":1,"hierarchy_id":4,"level":0,"path":"/"}"#]],
         );
+    }
+
+    #[test]
+    fn a_row_says_what_is_known_of_its_workload() {
+        let workload =
+            Workload { runtime: "docker".into(), container_id: "8d7c".into(), ..Workload::default() };
+        let sample = CgroupSample {
+            cgroup_id: 2,
+            path: "/docker/8d7c".into(),
+            workload: Some(workload.into()),
+            ..CgroupSample::default()
+        };
+        let expect = expect![[
+            r#"{"cgroup_id":2,"hierarchy_id":0,"level":0,"path":"/docker/8d7c","workload":{"container_id":"8d7c","runtime":"docker"}}"#
+        ]];
+        expect.assert_eq(&serde_json::to_string(&Row::from(&sample)).unwrap());
     }
 
     #[test]

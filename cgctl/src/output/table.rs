@@ -117,6 +117,38 @@ pub(crate) fn sample_cell(sample: &CgroupSample, metric: Metric) -> Option<Strin
     Some(metric_cell(metric, sample.metric(metric)?))
 }
 
+/// What runs in a row's cgroup, as people call it: pod and container, else container, else systemd unit; ids by
+/// their first digits. `None` if it is none of these.
+pub(crate) fn workload_cell(sample: &CgroupSample) -> Option<String> {
+    let workload = sample.workload.as_deref()?;
+    let [namespace, pod, uid, container, id, runtime, unit] = [
+        &workload.pod_namespace,
+        &workload.pod_name,
+        &workload.pod_uid,
+        &workload.container_name,
+        &workload.container_id,
+        &workload.runtime,
+        &workload.systemd_unit,
+    ]
+    .map(|text| Some(text.as_str()).filter(|text| !text.is_empty()));
+    let pod = match (namespace, pod) {
+        (Some(namespace), Some(pod)) => Some(format!("{namespace}/{pod}")),
+        _ => uid.map(|uid| format!("pod {uid}")),
+    };
+    let id = id.map(|id| id.get(..ID_DIGITS_SHOWN).unwrap_or(id));
+    match (pod, container.or(id)) {
+        (Some(pod), Some(container)) => Some(format!("{pod}/{container}")),
+        (Some(pod), None) => Some(pod),
+        (None, Some(container)) => {
+            Some(runtime.map_or_else(|| container.to_owned(), |runtime| format!("{runtime} {container}")))
+        }
+        (None, None) => unit.map(str::to_owned),
+    }
+}
+
+/// As many digits of an id are printed by container tools, and taken by `--container`.
+const ID_DIGITS_SHOWN: usize = 12;
+
 /// A metric's rate in the unit of its title.
 pub(crate) fn rate_cell(metric: Metric, per_second: f64) -> String {
     match Shown::of(metric.info()) {
@@ -193,7 +225,7 @@ pub(crate) fn age_cell(moment: &prost_types::Timestamp, now: SystemTime) -> Opti
 #[cfg(test)]
 mod tests {
     use cgfleet_model::Collector;
-    use cgfleet_proto::v1::Source;
+    use cgfleet_proto::v1::{Source, Workload};
 
     use super::*;
 
@@ -220,6 +252,35 @@ mod tests {
         assert_eq!(rate_cell(Metric::RunqueueTotal, 1_500_000.0), "1.500");
         assert_eq!(rate_title(Metric::IoRbytes.info()), "IO_RBYTES(MiB/s)");
         assert_eq!(rate_title(Metric::IoRios.info()), "IO_RIOS(1/s)");
+    }
+
+    #[test]
+    fn a_workload_is_called_by_what_is_known_of_it() {
+        let check = |[pod, uid, container, id, runtime, unit]: [&str; 6], expect: Option<&str>| {
+            let workload = Workload {
+                pod_namespace: if pod.is_empty() { String::new() } else { "shop".into() },
+                pod_name: pod.into(),
+                pod_uid: uid.into(),
+                container_name: container.into(),
+                container_id: id.into(),
+                runtime: runtime.into(),
+                systemd_unit: unit.into(),
+                systemd_slice: "a.slice".into(),
+            };
+            let sample = CgroupSample { workload: Some(workload.into()), ..CgroupSample::default() };
+            assert_eq!(workload_cell(&sample).as_deref(), expect);
+        };
+        let id = "8d7c5b0a5a7c4a1c";
+        check(["web-0", "u", "nginx", id, "crio", "x.scope"], Some("shop/web-0/nginx"));
+        check(["web-0", "u", "", id, "", ""], Some("shop/web-0/8d7c5b0a5a7c"));
+        check(["web-0", "u", "", "", "", "x.scope"], Some("shop/web-0"));
+        check(["", "u", "", id, "crio", ""], Some("pod u/8d7c5b0a5a7c"));
+        check(["", "u", "", "", "", ""], Some("pod u"));
+        check(["", "", "", id, "docker", "x.scope"], Some("docker 8d7c5b0a5a7c"));
+        check(["", "", "", id, "", ""], Some("8d7c5b0a5a7c"));
+        check(["", "", "", "", "", "ssh.service"], Some("ssh.service"));
+        check(["", "", "", "", "", ""], None);
+        assert_eq!(workload_cell(&CgroupSample::default()), None);
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub(crate) async fn run(args: QueryArgs, calls: &Calls) -> Result<Exit, Error> {
         max_depth: args.max_depth,
         stop_when: args.stop_when.map(words::condition),
         join: args.join.map_or(HierarchyJoin::Unspecified, HierarchyJoin::from).into(),
+        workload: args.workload.into_filter(),
         ..WalkSpec::default()
     };
     let mut answer = match Answerer::from(args.hosts) {

@@ -15,7 +15,7 @@ use crate::{
     output::{
         Format, check_collected,
         json::{Failure, OfHost, Row, Summary, rfc3339, write_line},
-        table::{Column, Table, metric_title, sample_cell},
+        table::{Column, Table, metric_title, sample_cell, workload_cell},
     },
     words,
 };
@@ -90,23 +90,32 @@ impl<W: Write> Writer<W> {
 fn table(hosts: &[(&String, &Host)], columns: Columns) -> Table {
     let shown = columns.shown(hosts.iter().flat_map(|(_, host)| &host.rows));
     let many = hosts.len() > 1;
+    let is_named = hosts.iter().flat_map(|(_, host)| &host.rows).any(|row| workload_cell(row).is_some());
     let mut titles = Vec::new();
     if many {
         titles.push(Column::text("HOST"));
     }
     titles.push(Column::number("CGROUP_ID"));
     titles.extend(shown.iter().map(|metric| Column::Number(metric_title(metric.info()))));
-    titles.extend([Column::text("SOURCE"), Column::text("PATH")]);
+    titles.push(Column::text("SOURCE"));
+    if is_named {
+        titles.push(Column::text("NAME"));
+    }
+    titles.push(Column::text("PATH"));
     let mut table = Table::new(titles);
     for (host_id, host) in hosts {
         for sample in &host.rows {
-            let mut cells = Vec::with_capacity(shown.len() + 4);
+            let mut cells = Vec::with_capacity(shown.len() + 5);
             if many {
                 cells.push(Some(host.name().unwrap_or(host_id).to_owned()));
             }
             cells.push(Some(sample.cgroup_id.to_string()));
             cells.extend(shown.iter().map(|metric| sample_cell(sample, *metric)));
-            cells.extend([words::sources_of(sample), Some(sample.path.clone())]);
+            cells.push(words::sources_of(sample));
+            if is_named {
+                cells.push(workload_cell(sample));
+            }
+            cells.push(Some(sample.path.clone()));
             table.row(cells);
         }
     }

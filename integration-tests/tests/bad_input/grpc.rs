@@ -7,7 +7,8 @@ use cgfleet_proto::v1::{
     AgentServiceFlushRequest, CgroupOrder, CgroupTarget, CollectorState, Condition, ErrorReason,
     FleetServiceFlushRequest, FleetServiceListCollectorsRequest, FleetServiceSetCollectorRequest,
     HierarchyJoin, Host, HostError, HostSelector, ListHostsRequest, QueryHistoryRequest, QueryRequest,
-    RegisterHostRequest, SubscribeRequest, WalkEngine, WalkRequest, WalkSpec, host_result::Outcome,
+    RegisterHostRequest, SubscribeRequest, WalkEngine, WalkRequest, WalkSpec, WorkloadFilter,
+    host_result::Outcome,
 };
 use cgfleet_rpc::wire_error::reason_of;
 use integration_tests::{
@@ -86,7 +87,23 @@ fn bad_specs() -> Vec<(Option<WalkSpec>, Refusal<'static>)> {
             invalid(&["spec.stop_when.comparison", "\"99\"", "omparison"]),
         ),
         (Some(WalkSpec { join: 99, ..root() }), invalid(&["spec.join", "\"99\""])),
+        (
+            Some(WalkSpec { workload: workload("Web", "", ""), ..root() }),
+            invalid(&["spec.workload.pod", "\"Web\"", "namespace/name"]),
+        ),
+        (
+            Some(WalkSpec { workload: workload("", "3f4a9b12cde", ""), ..root() }),
+            invalid(&["spec.workload.container", "\"3f4a9b12cde\"", "the first 12 or more digits"]),
+        ),
+        (
+            Some(WalkSpec { workload: workload("web-0", "", "ssh"), ..root() }),
+            invalid(&["spec.workload.unit", "\"ssh\"", "ssh.service"]),
+        ),
     ]
+}
+
+fn workload(pod: &str, container: &str, unit: &str) -> Option<WorkloadFilter> {
+    Some(WorkloadFilter { pod: pod.into(), container: container.into(), unit: unit.into() })
 }
 
 fn condition(metric: &str, comparison: i32) -> Condition {

@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cgfleet_model::{Metric, UnknownMetric};
+use cgfleet_model::{InvalidWorkloadFilter, Metric, UnknownMetric};
 use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{
         CgroupOrder, Comparison, Condition, HierarchyJoin, HostResult, HostSelector, QueryRequest,
         QueryResponse, QuerySummary, WalkEnd, WalkEngine, WalkSpec, host_result, query_response::Event,
     },
+    workload_filter,
 };
 use cgfleet_rpc::{deadline, wire_error::WireError};
 use futures::{StreamExt as _, stream};
@@ -108,6 +109,9 @@ fn checked(spec: Option<WalkSpec>) -> Result<WalkSpec, WireError> {
     if HierarchyJoin::try_from(spec.join).is_err() {
         return Err(WireError::invalid_field("spec.join", spec.join, "a join of HierarchyJoin"));
     }
+    workload_filter(spec.workload.as_ref()).map_err(|InvalidWorkloadFilter { part, value, allowed }| {
+        WireError::invalid_field(&format!("spec.workload.{part}"), value, allowed)
+    })?;
     if let Some(condition) = &spec.stop_when {
         check_condition(condition)?;
     }

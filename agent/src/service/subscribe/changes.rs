@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use super::{Agent, Answers, Held, INTERVAL_MAX, events::Events, stopping, take_place};
 use crate::{
     feeds::Listening,
-    service::spec::target_or_root,
+    service::spec::{target_or_root, workload_filter},
     stream::{Choice, CounterForm, Followed, Follower, Token},
     walker::{Target, WalkError, WalkSpec},
 };
@@ -33,12 +33,13 @@ pub(super) async fn subscribe(
         dead_band: dead_band(spec.dead_band, counters)?,
         counters,
         metrics: metrics_of_read_mask(spec.read_mask.as_ref()).map_err(WireError::from)?,
+        workload: workload_filter("spec.workload", spec.workload.as_ref())?,
         choice: Choice::new(path(agent, spec.target).await?, spec.max_depth),
     };
     let place = take_place(agent)?;
     let listening = agent.feeds.listen(interval, wanted.metrics, true).map_err(WireError::from)?;
     let follower = follower(agent, wanted, &listening, token)?;
-    let events = Events::new(agent.identity.clone(), interval, follower);
+    let events = Events::new(agent, interval, follower);
     let held = Held { listening, _place: place };
     let changes = stream::unfold((held, events), |(mut held, mut events)| async move {
         let change = loop {

@@ -3,14 +3,15 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use cgfleet_proto::v1::{
-    self, Bookmark, Lost, RemovedBatch, RemovedCgroup, SampleBatch, Synced, change_event::Event,
+    self, Bookmark, CgroupSample, Lost, RemovedBatch, RemovedCgroup, SampleBatch, Synced, change_event::Event,
 };
 
 use crate::{
     identity::Identity,
-    service::BATCH_ROWS,
+    service::{Agent, BATCH_ROWS},
     stream::{Change, Follower, Snapshot, Step, Token},
     walker::{Removed, RemovedValues},
+    workloads::Workloads,
 };
 
 /// What one subscriber is sent.
@@ -18,6 +19,7 @@ pub(super) struct Events {
     identity: Identity,
     interval: Duration,
     follower: Follower,
+    workloads: Workloads,
     parts: VecDeque<Part>,
 }
 
@@ -32,8 +34,9 @@ enum Part {
 }
 
 impl Events {
-    pub(super) fn new(identity: Identity, interval: Duration, follower: Follower) -> Self {
-        Self { identity, interval, follower, parts: VecDeque::new() }
+    pub(super) fn new(agent: &Agent, interval: Duration, follower: Follower) -> Self {
+        let (identity, workloads) = (agent.identity.clone(), agent.workloads.clone());
+        Self { identity, interval, follower, workloads, parts: VecDeque::new() }
     }
 
     /// The sequence of the snapshot that the follower was brought to.
@@ -43,7 +46,8 @@ impl Events {
 
     /// Brings the follower to the newest of these.
     pub(super) fn advance(&mut self, newer: &[Arc<Snapshot>]) {
-        let Some(Step { snapshot, is_whole, rows, removed, lost, merged }) = self.follower.advance(newer)
+        let Some(Step { snapshot, is_whole, rows, removed, lost, merged }) =
+            self.follower.advance(newer, |path| self.workloads.of(path))
         else {
             return;
         };
@@ -75,7 +79,18 @@ impl Events {
     }
 
     fn batch(&self, rows: &[Change]) -> SampleBatch {
-        SampleBatch { samples: rows.iter().map(|change| self.follower.sample(change)).collect() }
+        let sample = |change: &Change| {
+            let mut sample = self.follower.sample(change);
+            if change.is_first {
+                self.name(&mut sample);
+            }
+            sample
+        };
+        SampleBatch { samples: rows.iter().map(sample).collect() }
+    }
+
+    fn name(&self, sample: &mut CgroupSample) {
+        sample.workload = self.workloads.of(&sample.path).map(|workload| Box::new((&workload).into()));
     }
 
     fn removed(&self, removed: &Removed) -> RemovedCgroup {
@@ -83,8 +98,10 @@ impl Events {
             RemovedValues::Final => v1::RemovedValues::Final,
             RemovedValues::LastKnown => v1::RemovedValues::LastKnown,
         };
+        let mut sample = self.follower.last_sample(removed);
+        self.name(&mut sample);
         RemovedCgroup {
-            sample: Some(self.follower.last_sample(removed)),
+            sample: Some(sample),
             values: values.into(),
             created_at: removed.created_at.map(Into::into),
             removed_at: removed.removed_at.map(Into::into),

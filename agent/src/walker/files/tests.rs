@@ -5,6 +5,7 @@ use std::{path::Path, thread};
 use cgfleet_model::MetricSet;
 
 use super::*;
+use crate::walker::Naming;
 
 fn hierarchy(mount_point: &Path) -> Hierarchy {
     let root_id = fs::metadata(mount_point).unwrap().ino();
@@ -22,6 +23,7 @@ fn spec(order: Order) -> WalkSpec {
         stop_when: None,
         engine: None,
         joins_hierarchies: false,
+        naming: Naming::Unnamed,
     }
 }
 

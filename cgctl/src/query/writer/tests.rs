@@ -1,7 +1,7 @@
 //! The shapes of a query's output, on an answer of two hosts of which one fails.
 
 use cgfleet_model::MetricSet;
-use cgfleet_proto::v1::{CpuSample, ErrorReason, HostError, Source, WalkEnd, WalkEngine};
+use cgfleet_proto::v1::{CpuSample, ErrorReason, HostError, Source, WalkEnd, WalkEngine, Workload};
 use expect_test::{Expect, expect};
 
 use super::*;
@@ -119,6 +119,26 @@ fn a_table_of_many_hosts_names_them() {
         web-1          9             -            -              -  -       /b
     "#]],
     );
+}
+
+#[test]
+fn a_table_names_workloads_where_there_are_any() {
+    let mut out = Vec::new();
+    let columns = Columns::of(MetricSet::from_paths(["cpu.usage_usec"]).unwrap());
+    let mut writer = Writer::new(&mut out, Format::Table, columns, HashMap::new());
+    let mut samples = rows("web-1");
+    samples.samples[1].workload =
+        Some(Workload { systemd_unit: "ssh.service".into(), ..Workload::default() }.into());
+    writer.rows(samples).unwrap();
+    writer.finish(&Tally::default()).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    expect![[r#"
+        CGROUP_ID  CPU_USAGE(s)  SOURCE  NAME         PATH
+                1        12.346  file    -            /
+                2         1.500  bpf     ssh.service  /a
+                9             -  -       -            /b
+    "#]]
+    .assert_eq(&anstream::adapter::strip_str(&text).to_string());
 }
 
 #[test]
