@@ -9,7 +9,7 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader},
     os::fd::AsFd as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -20,6 +20,7 @@ use cgfleet_agent::{
     collectors::Collectors,
     kernel::{Bounds, Kernel, Lifecycle, Start, WalkRequest},
     walker::{Engine, Walker, WalkerLimits},
+    workloads::Workloads,
 };
 use cgfleet_ebpf::abi;
 use cgfleet_model::MetricSet;
@@ -46,7 +47,8 @@ pub(crate) fn root() -> Result<(File, u64)> {
 /// A walker that can watch removals.
 pub(crate) fn walker(slots: u32, kept_max: u32) -> Result<Walker> {
     let hierarchies = Hierarchies::read()?;
-    let engine = Engine::new(Ok(kernel()?), Collectors::none("not needed"), &hierarchies, 1_000_000);
+    let (collectors, workloads) = (Collectors::none("not needed"), Workloads::new(Path::new("/none")));
+    let engine = Engine::new(Ok(kernel()?), collectors, workloads, &hierarchies, 1_000_000);
     let all = MetricSet::from_paths([])?;
     let engine = engine.with_lifecycle(Lifecycle::load(slots)?, all, kept_max);
     let limits = WalkerLimits { queue_max: 64, flush_waiters_max: 64, flushes_per_second_max: 100 };
