@@ -6,11 +6,11 @@ use cgfleet_model::{Metric, UnknownMetric};
 use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{
-        CgroupOrder, Comparison, Condition, HierarchyJoin, HostResult, HostSelector, QueryRequest,
+        CgroupOrder, Comparison, Condition, FlushMode, HierarchyJoin, HostResult, HostSelector, QueryRequest,
         QueryResponse, QuerySummary, WalkEnd, WalkEngine, WalkSpec, host_result, query_response::Event,
     },
 };
-use cgfleet_rpc::{deadline, wire_error::WireError};
+use cgfleet_rpc::{deadline, duration, wire_error::WireError};
 use futures::{StreamExt as _, stream};
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Request, metadata::MetadataMap};
@@ -108,6 +108,10 @@ fn checked(spec: Option<WalkSpec>) -> Result<WalkSpec, WireError> {
     if HierarchyJoin::try_from(spec.join).is_err() {
         return Err(WireError::invalid_field("spec.join", spec.join, "a join of HierarchyJoin"));
     }
+    if FlushMode::try_from(spec.flush).is_err() {
+        return Err(WireError::invalid_field("spec.flush", spec.flush, "a mode of FlushMode"));
+    }
+    duration::staleness("spec.max_staleness", spec.max_staleness)?;
     if let Some(condition) = &spec.stop_when {
         check_condition(condition)?;
     }

@@ -283,7 +283,9 @@ impl FilesEngine {
             path: escape_path(&cgroup.path),
             flush_ns: 0,
             files: started.elapsed(),
+            mutex_held_ns: 0,
             flushed_at: SystemTime::now(),
+            times: (started, Instant::now()),
             subsystems,
         }))
     }
