@@ -202,8 +202,8 @@ pub enum WalkError {
     },
     /// The flush that the walk needs is one too many.
     #[error(
-        "the walk needs a flush, and {per_second_max} a second were performed (flushes_per_second_max); \
-         try again in {retry_after:.0?}, allow it to be stale, or never flush"
+        "the walk needs a flush, and no more than {per_second_max} a second are performed \
+         (flushes_per_second_max); allow one of late (max_staleness), or none (flush)"
     )]
     FlushRateLimited {
         /// The limit.

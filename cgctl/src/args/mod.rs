@@ -2,6 +2,7 @@
 
 mod collectors;
 mod fields;
+mod freshness;
 mod hosts;
 mod values;
 mod view;
@@ -13,10 +14,12 @@ use cgfleet_proto::v1::CgroupTarget;
 use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser, error::ErrorKind};
 use jiff::Timestamp;
 
+pub(crate) use self::values::parse_staleness;
 use self::values::{parse_levels, parse_limit, parse_moment_now, parse_timeout};
 pub(crate) use self::{
     collectors::{BothWays, CollectorsArgs, Switch},
     fields::{Columns, FieldsArgs},
+    freshness::FreshnessArgs,
     hosts::{Answerer, HostArgs, HostTimeoutArgs},
     view::{CreateViewArgs, DeleteViewArgs, ListViewsArgs, ViewArgs, ViewCommand},
 };
@@ -133,6 +136,8 @@ pub(crate) struct QueryArgs {
     /// Put other hierarchies' values beside those of TARGET, by path
     #[arg(long, value_name = "BY")]
     pub(crate) join: Option<Join>,
+    #[command(flatten)]
+    pub(crate) freshness: FreshnessArgs,
     #[command(flatten)]
     pub(crate) host_timeout: HostTimeoutArgs,
     #[command(flatten)]

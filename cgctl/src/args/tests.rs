@@ -21,6 +21,9 @@ fn what_is_asked_of_whom_is_read() {
         "query --host a --host b /x --order self --limit 1 --stop-at 12 --host-timeout 500ms -o ndjson",
         "query --agent 127.0.0.1:7401 memory:/a --order ancestors --fields cpu,cpu.usage_usec",
         "query --all /a --order ancestors --stop-when memory.max_bytes<max --join path --engine files",
+        "query --all --max-staleness 2s --flush if-stale",
+        "query --agent h:1 --max-staleness 1h --flush always",
+        "query --all --flush never",
         "flush --all /a --server http://s:1 --timeout 2m",
         "flush --agent h:1",
         "history --host a /x --since now",
@@ -59,6 +62,11 @@ fn bad_usage_is_one_line_that_says_what_is_allowed() {
     check("query --all --stop-when memory<1", &["'memory<1'", "unknown field"]);
     check("query --all --stop-when cpu.usage_usec", &["METRIC<VALUE"]);
     check("query --all --join id", &["'id'", "path"]);
+    check("query --all --max-staleness 2", &["'2'", "a time with its unit", "0s to 1h"]);
+    check("query --all --max-staleness 61m", &["'61m'", "0s to 1h"]);
+    check("query --all --max-staleness -1s", &["'-1s'", "0s to 1h"]);
+    check("query --all --flush now", &["'now'", "never, if-stale, always"]);
+    check("flush --all --max-staleness 2", &["'2'", "a time with its unit"]);
     check("query --all --limit 0", &["'0'", "1 to 4294967295"]);
     check("query --all -o xml", &["'xml'", "table, json, ndjson"]);
     check("query --all --timeout 0s", &["'0s'", "500ms"]);
