@@ -61,7 +61,7 @@ pub struct AgentConfig {
     pub server_url: Option<String>,
     /// host:port at which the server reaches this agent. Unset means the address served on.
     pub advertise_address: Option<String>,
-    /// Time between two ticks of a subscription; 100ms to 1h.
+    /// Time between two whole ticks, and of subscriptions that ask for no other; 100ms to 1h.
     #[config(default = "10s")]
     pub sample_interval: HumanDuration,
     /// What a tick reads of each cgroup: groups or metrics, comma-separated, as `cgctl metrics` lists them.
@@ -139,6 +139,18 @@ pub struct AgentConfig {
     /// The most subscriptions at a time; more are refused. 1 to 65536.
     #[config(default = 64)]
     pub subscribers_max: u32,
+    /// The shortest time between ticks that a subscription to changes may ask for; 100ms to 1h. That of
+    /// sample_interval it may have always.
+    #[config(default = "1s")]
+    pub subscribe_interval_min: HumanDuration,
+    /// The most intervals at a time that are subscribed to; 1 to 64. Each costs a walk of all cgroups at every
+    /// tick, and a history.
+    #[config(default = 8)]
+    pub subscribe_intervals_max: u32,
+    /// Bytes of snapshots that are kept of each interval, for subscriptions that are resumed; 0 to 1073741824. The
+    /// newest is kept always, and shares with those before it what did not change.
+    #[config(default = 16_777_216)]
+    pub history_bytes_max: u32,
     /// What to log: a level (error, warn, info, debug, trace), or target=level,…
     #[config(default = "info")]
     pub log: String,
@@ -171,10 +183,16 @@ impl Checked for AgentConfig {
         within("flush_waiters_max", self.flush_waiters_max, 1, 65_536)?;
         within("flushes_per_second_max", self.flushes_per_second_max, 1, 10_000)?;
         within("subscribers_max", self.subscribers_max, 1, 65_536)?;
-        let interval_ms = self.sample_interval.get().as_millis();
-        if !(100..=3_600_000).contains(&interval_ms) {
-            return Err(InvalidValue::new("sample_interval", "100ms to 1h"));
+        for (field, interval) in [
+            ("sample_interval", self.sample_interval),
+            ("subscribe_interval_min", self.subscribe_interval_min),
+        ] {
+            if !(100..=3_600_000).contains(&interval.get().as_millis()) {
+                return Err(InvalidValue::new(field, "100ms to 1h"));
+            }
         }
+        within("subscribe_intervals_max", self.subscribe_intervals_max, 1, 64)?;
+        within("history_bytes_max", self.history_bytes_max, 0, 1 << 30)?;
         if self.sample_metrics().is_err() {
             return Err(InvalidValue::new("sample_fields", UnknownMetric::allowed()));
         }

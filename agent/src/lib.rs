@@ -1,16 +1,17 @@
 //! The agent of one host: walks its cgroups in the kernel and answers gRPC.
 //!
-//! main → [`Prepared`], [`run`] → service → sampler → walker → kernel and cgroupfs, never back.
+//! main → [`Prepared`], [`run`] → service → feeds → walker → kernel and cgroupfs, never back.
 
 pub mod cgroupfs;
 pub mod collectors;
 pub mod config;
 mod error;
+mod feeds;
 pub mod identity;
 pub mod kernel;
 mod register;
-mod sampler;
 mod service;
+mod stream;
 mod views;
 pub mod walker;
 
@@ -32,9 +33,9 @@ use crate::{
     cgroupfs::{Hierarchies, HierarchyError},
     collectors::Collectors,
     config::{AgentConfig, BpfUse},
+    feeds::{FeedLimits, Feeds},
     identity::{Identity, IdentityError},
     kernel::{Bounds, Kernel, LoadError, PinError, Pins, ViewPrograms},
-    sampler::Sampler,
     service::Agent,
     views::{Shown, ViewDirectory, Views},
     walker::{Engine, Walker, WalkerLimits},
@@ -158,9 +159,11 @@ pub async fn run(
         flushes_per_second_max: config.flushes_per_second_max,
     };
     let walker = Walker::start(engine, limits).map_err(AgentError::Thread)?;
-    // It was checked with the rest of the configuration.
-    let metrics = config.sample_metrics().unwrap_or_default();
-    let sampler = Sampler::start(walker.clone(), metrics, config.sample_interval.get(), shutdown.clone());
+    let limits = FeedLimits {
+        feeds_max: config.subscribe_intervals_max as usize,
+        history_bytes_max: config.history_bytes_max as usize,
+    };
+    let feeds = Feeds::new(walker.clone(), limits, shutdown.clone());
 
     if let Some(server) = server {
         tokio::spawn(register::keep_registered(server, host(&identity, &address), shutdown.clone()));
@@ -171,7 +174,11 @@ pub async fn run(
         capabilities,
         walker,
         views: views.clone(),
-        sampler,
+        feeds,
+        sample_interval: config.sample_interval.get(),
+        // It was checked with the rest of the configuration.
+        sample_metrics: config.sample_metrics().unwrap_or_default(),
+        subscribe_interval_min: config.subscribe_interval_min.get(),
         subscribers: Arc::new(Semaphore::new(config.subscribers_max as usize)),
         subscribers_max: config.subscribers_max,
         shutdown: shutdown.clone(),

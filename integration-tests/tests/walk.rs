@@ -110,6 +110,7 @@ async fn a_subscription_brings_whole_snapshots_in_sequence() -> Result<()> {
                 assert_eq!(summary.end(), WalkEnd::Complete);
                 assert_eq!(rows, 1, "the test cgroup is in every snapshot once");
             }
+            Event::Change(change) => panic!("a change in a stream of whole ticks: {change:?}"),
         }
     }
     assert!(sequences.is_sorted_by(|a, b| a < b), "{sequences:?}");

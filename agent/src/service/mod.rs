@@ -11,9 +11,15 @@ mod views;
 pub(crate) use capabilities::capabilities;
 pub(crate) use spec::wire_order;
 
-use std::{mem, pin::Pin, sync::Arc, time::SystemTime, vec};
+use std::{
+    mem,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+    vec,
+};
 
-use cgfleet_model::{Collector, UnknownCollector};
+use cgfleet_model::{Collector, MetricSet, UnknownCollector};
 use cgfleet_proto::v1::{
     AgentServiceCreateViewRequest, AgentServiceCreateViewResponse, AgentServiceDeleteViewRequest,
     AgentServiceDeleteViewResponse, AgentServiceFlushRequest, AgentServiceFlushResponse,
@@ -29,8 +35,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
+    feeds::Feeds,
     identity::Identity,
-    sampler::Sampler,
     views::Views,
     walker::{Answered, Walked, Walker},
 };
@@ -45,7 +51,12 @@ pub(crate) struct Agent {
     pub(crate) capabilities: GetCapabilitiesResponse,
     pub(crate) walker: Walker,
     pub(crate) views: Views,
-    pub(crate) sampler: Sampler,
+    pub(crate) feeds: Feeds,
+    /// Of subscriptions to whole ticks, and of others that ask for none.
+    pub(crate) sample_interval: Duration,
+    /// What whole ticks read.
+    pub(crate) sample_metrics: MetricSet,
+    pub(crate) subscribe_interval_min: Duration,
     pub(crate) subscribers: Arc<Semaphore>,
     pub(crate) subscribers_max: u32,
     pub(crate) shutdown: CancellationToken,
@@ -94,7 +105,7 @@ impl AgentService for Agent {
         &self,
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        Ok(Response::new(subscribe::subscribe(self, request.get_ref())?))
+        Ok(Response::new(subscribe::subscribe(self, request.into_inner()).await?))
     }
 
     async fn get_capabilities(

@@ -194,3 +194,19 @@ impl Walker {
         })
     }
 }
+
+/// TEMPORARY until the lifecycle branch is merged.
+#[derive(Debug, Default)]
+pub(crate) struct Removals {
+    pub(crate) removed: Vec<crate::stream::Removed>,
+    pub(crate) lost: u64,
+}
+
+impl Walker {
+    pub(crate) async fn watch_removals(&self, _on: bool) -> Result<bool, WalkError> {
+        Ok(false)
+    }
+    pub(crate) async fn removals(&self) -> Result<Removals, WalkError> {
+        Ok(Removals::default())
+    }
+}

@@ -119,6 +119,23 @@ pub struct WalkSpec {
     pub joins_hierarchies: bool,
 }
 
+impl WalkSpec {
+    /// A walk of this cgroup alone, that reads nothing of it.
+    pub fn alone(target: Target) -> Self {
+        Self {
+            target,
+            order: Order::SelfOnly,
+            metrics: MetricSet::default(),
+            limit: 0,
+            stop_at: None,
+            max_depth: None,
+            stop_when: None,
+            engine: None,
+            joins_hierarchies: false,
+        }
+    }
+}
+
 /// A walk or a flush that could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum WalkError {

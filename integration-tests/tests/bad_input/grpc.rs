@@ -173,7 +173,8 @@ async fn an_agent_refuses_what_it_cannot_walk() -> Result<()> {
     for nanos in [0, 300_000_000, -200_000_000] {
         let interval = Some(Duration { seconds: 0, nanos });
         let says = &["interval", "a whole multiple of the agent's sample_interval, 200ms"];
-        check(&interval, agent.subscribe(SubscribeRequest { interval }), invalid(says)).await?;
+        check(&interval, agent.subscribe(SubscribeRequest { interval, changes: None }), invalid(says))
+            .await?;
     }
     Ok(())
 }

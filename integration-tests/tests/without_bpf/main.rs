@@ -212,7 +212,7 @@ async fn flushes_and_ticks_come_from_files_too() -> Result<()> {
         let summary = loop {
             let part = tokio::time::timeout(PATIENCE, ticks.message()).await.context("no tick")??;
             match part.and_then(|part| part.event).context("the stream ended")? {
-                Event::Header(_) => {}
+                Event::Header(_) | Event::Change(_) => {}
                 Event::Batch(batch) => rows.extend(batch.samples),
                 Event::Summary(summary) => break summary,
             }

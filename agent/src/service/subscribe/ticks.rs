@@ -1,50 +1,44 @@
-//! A subscription: every tick of the sampler, or every n-th, as one stream.
+//! A subscription to whole ticks: every one of the agent's own interval, or every n-th.
 
 use std::{sync::Arc, time::Duration};
 
-use cgfleet_proto::v1::{
-    ErrorReason, SampleBatch, SubscribeRequest, SubscribeResponse, TickHeader, subscribe_response::Event,
-};
+use cgfleet_model::MetricSet;
+use cgfleet_proto::v1::{SampleBatch, SubscribeResponse, TickHeader, subscribe_response::Event};
 use cgfleet_rpc::wire_error::WireError;
 use futures::{StreamExt as _, future, stream};
-use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
-use tonic::{Code, Status};
+use tonic::Status;
 
-use super::{Agent, Answers, BATCH_ROWS};
-use crate::{identity::Identity, sampler::Tick};
+use super::{Agent, Answers, Held, stopping, take_place};
+use crate::{identity::Identity, service::BATCH_ROWS, stream::Snapshot};
 
 /// Opens a subscription.
 pub(super) fn subscribe(
     agent: &Agent,
-    request: &SubscribeRequest,
+    interval: Option<&prost_types::Duration>,
 ) -> Result<Answers<SubscribeResponse>, Status> {
-    let every = ticks_apart(request.interval.as_ref(), agent.sampler.interval())?;
-    let place = Arc::clone(&agent.subscribers).try_acquire_owned().map_err(|_| {
-        let message = format!("{} subscriptions are open already (subscribers_max)", agent.subscribers_max);
-        WireError::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
-            .with("limit", "subscribers_max")
-            .with("value", agent.subscribers_max)
-    })?;
-    let identity = agent.identity.clone();
-    let ticks = BroadcastStream::new(agent.sampler.subscribe())
+    let every = ticks_apart(interval, agent.sample_interval)?;
+    let place = take_place(agent)?;
+    let (identity, metrics) = (agent.identity.clone(), agent.sample_metrics);
+    let listening = agent.feeds.listen(agent.sample_interval, metrics, false).map_err(WireError::from)?;
+    let held = Held { listening, _place: place };
+    let ticks = stream::unfold((held, None), move |(mut held, last)| async move {
+        let snapshot = next(&mut held, last, every).await?;
+        let sequence = snapshot.sequence;
+        Some((snapshot, (held, Some(sequence))))
+    });
+    let messages = ticks
         .take_until(agent.shutdown.clone().cancelled_owned())
-        .filter_map(move |tick| future::ready(wanted(tick, every)))
-        .flat_map(move |tick| {
-            // The place is taken until the stream ends.
-            let _ = &place;
-            stream::iter(messages(&identity, tick))
-        });
-    let stopping = WireError::new(Code::Unavailable, ErrorReason::ShuttingDown, "the agent is stopping");
-    Ok(Box::pin(ticks.map(Ok).chain(stream::once(future::ready(Err(stopping.into()))))))
+        .flat_map(move |snapshot| stream::iter(messages(&identity, snapshot, metrics)));
+    Ok(Box::pin(messages.map(Ok).chain(stream::once(future::ready(Err(stopping().into()))))))
 }
 
-/// The tick, unless this subscription leaves it out or was too slow for it.
-fn wanted(tick: Result<Arc<Tick>, BroadcastStreamRecvError>, every: u64) -> Option<Arc<Tick>> {
-    match tick {
-        Ok(tick) => tick.sequence.is_multiple_of(every).then_some(tick),
-        Err(BroadcastStreamRecvError::Lagged(ticks)) => {
-            tracing::debug!(ticks, "a subscriber is too slow and misses ticks");
-            None
+/// The next tick behind `last` that this subscription wants, of those that are still there.
+async fn next(held: &mut Held, mut last: Option<u64>, every: u64) -> Option<Arc<Snapshot>> {
+    loop {
+        let newer = held.listening.after(last).await?;
+        last = newer.last().map(|newest| newest.sequence);
+        if let Some(wanted) = newer.into_iter().find(|snapshot| snapshot.sequence.is_multiple_of(every)) {
+            return Some(wanted);
         }
     }
 }
@@ -64,7 +58,11 @@ fn ticks_apart(asked: Option<&prost_types::Duration>, interval: Duration) -> Res
 }
 
 /// The messages of a tick, each made as it is sent: the tick is shared, and large.
-fn messages(identity: &Identity, tick: Arc<Tick>) -> impl Iterator<Item = SubscribeResponse> + use<> {
+fn messages(
+    identity: &Identity,
+    tick: Arc<Snapshot>,
+    metrics: MetricSet,
+) -> impl Iterator<Item = SubscribeResponse> + use<> {
     let header = TickHeader {
         host_id: identity.host_id.to_string(),
         boot_id: identity.boot_id.to_string(),
@@ -73,10 +71,15 @@ fn messages(identity: &Identity, tick: Arc<Tick>) -> impl Iterator<Item = Subscr
         boottime_ns: u64::try_from(tick.boottime.as_nanos()).unwrap_or(u64::MAX),
         sampled_at: Some(tick.sampled_at.into()),
     };
-    let summary = tick.walked.summary.clone();
-    let count = tick.walked.samples.len();
+    let summary = tick.summary.clone();
+    let count = tick.rows.len();
     let batches = (0..count).step_by(BATCH_ROWS).map(move |first| {
-        let samples = tick.walked.samples[first..count.min(first + BATCH_ROWS)].to_vec();
+        let rows = &tick.rows[first..count.min(first + BATCH_ROWS)];
+        let mut samples: Vec<_> = rows.iter().map(|row| (*row.sample).clone()).collect();
+        if tick.metrics != metrics {
+            // Somebody else of this interval wants more.
+            samples.iter_mut().for_each(|sample| sample.keep_only(metrics));
+        }
         Event::Batch(SampleBatch { samples })
     });
     let events = [Event::Header(header)].into_iter().chain(batches).chain([Event::Summary(summary)]);

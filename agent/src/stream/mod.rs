@@ -1,0 +1,22 @@
+//! What a stream of changes is made of: snapshots, the history of them, and what one follower is told of it.
+//!
+//! Pure: no I/O, no clock, no randomness. Must not know who is asked for snapshots, nor how messages are sent.
+
+mod choice;
+mod follower;
+mod form;
+mod history;
+mod removed;
+mod snapshot;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use choice::Choice;
+pub(crate) use follower::{Change, Followed, Follower, Step};
+pub(crate) use form::CounterForm;
+pub(crate) use history::History;
+pub(crate) use removed::{Removed, RemovedValues};
+pub(crate) use snapshot::{Read, Snapshot};
+pub(crate) use token::{Token, TokenError};

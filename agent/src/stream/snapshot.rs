@@ -1,0 +1,154 @@
+//! One snapshot of all cgroups. It shares what did not change with the one before.
+
+use std::{
+    mem::size_of,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use cgfleet_model::MetricSet;
+use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{Removed, RemovedValues};
+
+/// What was read at a tick.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// Intervals since the agent started.
+    pub(crate) sequence: u64,
+    /// CLOCK_BOOTTIME at the start of the walk.
+    pub(crate) boottime: Duration,
+    /// The wall clock at the same moment.
+    pub(crate) sampled_at: SystemTime,
+    /// What was read of each cgroup.
+    pub(crate) metrics: MetricSet,
+    /// Each cgroup once, in the order of the walk.
+    pub(crate) samples: Vec<CgroupSample>,
+    pub(crate) summary: WalkSummary,
+    /// Removals since the last read, up to the end of the walk at least.
+    pub(crate) removed: Vec<Arc<Removed>>,
+    /// Removals of which nothing is known.
+    pub(crate) lost: u64,
+}
+
+/// One cgroup in a snapshot.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) sample: Arc<CgroupSample>,
+    /// The snapshot that was the first to have the cgroup, and the last that found it changed: their sequences.
+    pub(crate) born: u64,
+    pub(crate) changed: u64,
+}
+
+/// All cgroups at a tick.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) sequence: u64,
+    /// Snapshots before it; ticks that were left out are none.
+    pub(super) ordinal: u64,
+    pub(crate) boottime: Duration,
+    pub(crate) sampled_at: SystemTime,
+    pub(crate) metrics: MetricSet,
+    pub(crate) summary: WalkSummary,
+    /// In the order of the walk.
+    pub(crate) rows: Vec<Row>,
+    /// Where in `rows` a cgroup is.
+    places: FxHashMap<u64, u32>,
+    /// Removed since the snapshot before: in no row of this one.
+    pub(crate) removed: Vec<Arc<Removed>>,
+    /// Cgroups that were removed since the first snapshot, told of or not.
+    pub(super) removed_in_all: u64,
+    /// Bytes that it has, and the snapshot before has not. An estimate: allocators add to it.
+    pub(super) bytes: usize,
+}
+
+impl Snapshot {
+    /// The snapshot behind `before`. What a walk that was cut did not meet stays as it was.
+    pub(crate) fn new(before: Option<&Self>, read: Read) -> Self {
+        let Read { sequence, boottime, sampled_at, metrics, samples, summary, mut removed, lost } = read;
+        let gone: FxHashSet<u64> = removed.iter().map(|removed| removed.sample.cgroup_id).collect();
+        let mut rows = Vec::with_capacity(samples.len());
+        let mut places = FxHashMap::with_capacity_and_hasher(samples.len(), rustc_hash::FxBuildHasher);
+        let mut bytes = 0;
+        for sample in samples.into_iter().filter(|sample| !gone.contains(&sample.cgroup_id)) {
+            let row = match before.and_then(|before| before.row(sample.cgroup_id)) {
+                Some(row) if *row.sample == sample => row.clone(),
+                known => {
+                    bytes += bytes_of(&sample);
+                    let born = known.map_or(sequence, |row| row.born);
+                    Row { sample: Arc::new(sample), born, changed: sequence }
+                }
+            };
+            places.insert(row.sample.cgroup_id, place(rows.len()));
+            rows.push(row);
+        }
+        let is_whole = summary.end() == WalkEnd::Complete;
+        let known = before.map(|before| before.rows.as_slice()).unwrap_or_default();
+        for row in known {
+            let cgroup_id = row.sample.cgroup_id;
+            if places.contains_key(&cgroup_id) || gone.contains(&cgroup_id) {
+                continue;
+            }
+            if is_whole {
+                removed.push(Arc::new(Removed::missing(&row.sample)));
+            } else {
+                places.insert(cgroup_id, place(rows.len()));
+                rows.push(row.clone());
+            }
+        }
+        bytes += removed.iter().map(|removed| bytes_of(&removed.sample)).sum::<usize>();
+        bytes += rows.len() * (size_of::<Row>() + size_of::<(u64, u32)>() + 1);
+        let removed_before = before.map_or(0, |before| before.removed_in_all);
+        let removed_in_all = removed_before + removed.len() as u64 + lost;
+        Self {
+            sequence,
+            ordinal: before.map_or(0, |before| before.ordinal + 1),
+            boottime,
+            sampled_at,
+            metrics,
+            summary,
+            rows,
+            places,
+            removed,
+            removed_in_all,
+            bytes,
+        }
+    }
+
+    /// A cgroup's row, if it has one.
+    pub(crate) fn row(&self, cgroup_id: u64) -> Option<&Row> {
+        self.places.get(&cgroup_id).and_then(|place| self.rows.get(*place as usize))
+    }
+}
+
+impl Removed {
+    /// One of which no more is known than that it is there no more.
+    pub(super) fn missing(sample: &CgroupSample) -> Self {
+        Self { sample: sample.clone(), values: RemovedValues::LastKnown, created_at: None, removed_at: None }
+    }
+}
+
+/// Walks have at most 1,000,000 rows.
+fn place(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// About as many bytes as a sample takes.
+fn bytes_of(sample: &CgroupSample) -> usize {
+    fn boxed<T>(group: Option<&T>) -> usize {
+        group.map_or(0, |_| size_of::<T>())
+    }
+    let groups = boxed(sample.memory.as_deref())
+        + boxed(sample.memory_stat.as_deref())
+        + boxed(sample.memory_events.as_deref())
+        + boxed(sample.memory_events_local.as_deref())
+        + boxed(sample.io.as_deref())
+        + boxed(sample.pressure.as_deref())
+        + boxed(sample.structure.as_deref())
+        + boxed(sample.reclaim.as_deref())
+        + boxed(sample.attach.as_deref())
+        + boxed(sample.runqueue.as_deref())
+        + boxed(sample.block_io.as_deref());
+    size_of::<CgroupSample>() + sample.path.len() + groups
+}
