@@ -47,8 +47,9 @@ impl BpfEngine {
         if line.is_empty() {
             return Err(WalkError::NoSuchCgroup { field: "target", target: spec.target.to_text() });
         }
+        let subsystems = self.controllers_of(found.hierarchy_id()).into_iter().chain([Subsystem::Cpu]);
         // A walk upward leaves the cgroup namespace, and ends nowhere else.
-        Ok(FlushSite::new(found, spec.scope, line, true))
+        Ok(FlushSite::new(found, spec.scope, line, true, subsystems.collect()))
     }
 
     /// Flushes; `None` if the cgroup was removed.
@@ -59,7 +60,7 @@ impl BpfEngine {
         };
         let request =
             WalkRequest { groups: RSTAT_GROUPS, ..WalkRequest::of(site.found.start(), order.to_abi()) };
-        self.perform(&request, &site.found, Subsystems::ALL, &mut Cost::default())
+        self.perform(&request, &site.found, site.subsystems, &mut Cost::default())
     }
 
     /// Sees to it that what the walk will read was flushed, at the topmost cgroup of the answer. `None` if that is

@@ -90,17 +90,25 @@ pub(super) struct FlushSite {
     pub(super) scope: FlushScope,
     /// The cgroup whose subtree is to be flushed, and all above it; empty if nothing has to be.
     pub(super) line: Vec<u64>,
+    /// What is to be flushed of it: all that its hierarchy has.
+    pub(super) subsystems: Subsystems,
 }
 
 impl FlushSite {
     /// The site of a target, by the line from the target upward, which ends at the root or, if that is
     /// out of sight, below it.
-    pub(super) fn new(found: Found, scope: FlushScope, line: Vec<u64>, ends_at_root: bool) -> Self {
+    pub(super) fn new(
+        found: Found,
+        scope: FlushScope,
+        line: Vec<u64>,
+        ends_at_root: bool,
+        subsystems: Subsystems,
+    ) -> Self {
         let line = match scope {
             FlushScope::Subtree => line,
             FlushScope::Ancestors => upward(line, 0, 0, ends_at_root),
         };
-        Self { found, scope, line }
+        Self { found, scope, line, subsystems }
     }
 }
 
@@ -153,7 +161,7 @@ fn answer(
         return Ok(FlushAnswer::Skipped(None));
     }
     let hierarchy_id = site.found.hierarchy_id();
-    let (subsystems, demands) = (Subsystems::ALL, slice::from_ref(demand));
+    let (subsystems, demands) = (site.subsystems, slice::from_ref(demand));
     match ledger.judge(&Asked { hierarchy_id, line: &site.line, subsystems, demands }, Instant::now()) {
         Verdict::Met(MetBy::Beginning, flush) => Ok(FlushAnswer::Coalesced(flush)),
         Verdict::Met(MetBy::Staleness, flush) => Ok(FlushAnswer::Skipped(Some(flush))),
@@ -182,7 +190,7 @@ mod tests {
     #[test]
     fn what_goes_upward_needs_the_last_cgroup_under_the_root() {
         let check = |scope, line: &[u64], ends_at_root, expect: &[u64]| {
-            let site = FlushSite::new(Found::ById(7), scope, line.to_vec(), ends_at_root);
+            let site = FlushSite::new(Found::ById(7), scope, line.to_vec(), ends_at_root, Subsystems::ALL);
             assert_eq!(site.line, expect, "{scope:?} of {line:?}");
         };
         for line in [&[1][..], &[2, 1], &[200, 20, 2, 1]] {
