@@ -207,7 +207,7 @@ async fn a_walk_uses_a_flush_that_covers_it_as_a_flush_does() -> Result<()> {
     check(fresh(pre("P/C"), LONG, Always), Performed, tree.id("P/C")?).await?;
     check(pre("P"), Performed, p).await?;
     check(fresh(pre("Q"), LONG, IfStale), Performed, q).await?;
-    check(WalkSpec { limit: 2, ..fresh(up("P/C/D"), LONG, IfStale) }, Skipped, tree.id("P/C")?).await?;
+    check(WalkSpec { limit: 2, ..fresh(up("P/C/D"), LONG, IfStale) }, Skipped, p).await?;
     check(WalkSpec { stop_at: Some(within("P")), ..fresh(up("P/C/D"), LONG, IfStale) }, Skipped, p).await?;
     check(fresh(up("P/C/D"), LONG, IfStale), Performed, top).await?;
     check(fresh(up("Q"), LONG, IfStale), Skipped, top).await?;
