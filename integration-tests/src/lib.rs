@@ -5,12 +5,14 @@
 
 pub mod bench;
 pub mod cgroups;
+pub mod churn;
 pub mod cli;
 pub mod daemon;
 pub mod effort;
 pub mod fleet;
 pub mod lacking;
 pub mod load;
+pub mod mirror;
 pub mod network;
 pub mod privileges;
 pub mod wait;

@@ -19,4 +19,4 @@ pub(crate) use form::CounterForm;
 pub(crate) use history::History;
 pub(crate) use removed::{Removed, RemovedValues};
 pub(crate) use snapshot::{Read, Snapshot};
-pub(crate) use token::{Token, TokenError};
+pub(crate) use token::Token;

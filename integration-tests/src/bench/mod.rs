@@ -5,6 +5,7 @@
 //! machine disturbs both.
 
 mod agent;
+mod churn;
 mod client;
 mod collectors;
 mod dirtier;
@@ -16,6 +17,7 @@ mod machine;
 mod noop;
 mod probe;
 mod process;
+mod stream;
 mod trees;
 mod walk;
 mod worker;
@@ -82,6 +84,18 @@ const SCENARIOS: &[Scenario] = &[
         about: "what an event costs that a collector counts, and what it costs to read its sums",
         run: collectors::run,
         guest_part: Some(collectors::run_in_guest),
+    },
+    Scenario {
+        name: "stream",
+        about: "how long a change takes to a subscriber, against a bare tonic stream of the same bytes",
+        run: stream::run,
+        guest_part: None,
+    },
+    Scenario {
+        name: "churn",
+        about: "what a subscriber is told of cgroups that live for a moment, and what that costs the agent",
+        run: churn::run,
+        guest_part: None,
     },
 ];
 
