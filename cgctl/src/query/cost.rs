@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn the_oldest_says_how_fresh_all_is() {
         let mut cost = Cost::default();
-        let at = |seconds, nanos| Some(Timestamp { seconds: 1_795_420_800 + seconds, nanos });
+        let at = |seconds: i64, nanos| Some(Timestamp { seconds: 1_795_420_800 + seconds, nanos });
         let summary = |read_at, flushed_at, shared| WalkSummary {
             engine: WalkEngine::Unlocked.into(),
             walk_ns: 1000,
