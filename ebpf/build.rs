@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .allowlist_file("src/cgfleet.h")
         .derive_default(true)
         // Long arrays have no Default of the standard library's.
-        .no_default("cg_name|cg_details|cg_memory_stat|cg_facts|cg_view")
+        .no_default("cg_name|cg_details|cg_memory_stat|cg_facts|cg_view|cg_removed")
         .prepend_enum_name(false)
         .layout_tests(false)
         .generate()?

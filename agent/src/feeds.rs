@@ -18,8 +18,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    stream::{History, Read, Removed, Snapshot},
-    walker::{Order, Target, WalkSpec, Walker},
+    stream::{History, Read, Snapshot},
+    walker::{Order, Removed, Target, WalkSpec, Walker},
 };
 
 /// How long, beside an interval, a feed goes on without listeners.

@@ -17,6 +17,7 @@ pub mod walker;
 
 use std::{io, net::TcpListener, sync::Arc};
 
+use cgfleet_model::MetricSet;
 use cgfleet_privileges::{PrivilegeError, RunAs};
 use cgfleet_proto::v1::{Host, agent_service_server::AgentServiceServer};
 use cgfleet_rpc::{
@@ -35,7 +36,7 @@ use crate::{
     config::{AgentConfig, BpfUse},
     feeds::{FeedLimits, Feeds},
     identity::{Identity, IdentityError},
-    kernel::{Bounds, Kernel, LoadError, PinError, Pins, ViewPrograms},
+    kernel::{Bounds, Kernel, Lifecycle, LoadError, PinError, Pins, ViewPrograms},
     service::Agent,
     views::{Shown, ViewDirectory, Views},
     walker::{Engine, Walker, WalkerLimits},
@@ -49,6 +50,8 @@ pub struct Prepared {
     /// The reason if there is none.
     kernel: Result<Kernel, String>,
     collectors: Vec<(&'static str, Result<kernel::Collector, LoadError>)>,
+    /// What tells of cgroups that come and go, if this kernel lets anything.
+    lifecycle: Option<Lifecycle>,
     /// What makes views; the reason if there are none.
     views: Result<(ViewPrograms, ViewDirectory), String>,
     /// Locked while the agent runs.
@@ -79,13 +82,20 @@ impl Prepared {
             Ok(_) => kernel::load_collectors(config.collector_cgroups_max, pins.as_ref()),
             Err(_) => Vec::new(),
         };
+        let lifecycle = kernel.is_ok().then(|| lifecycle(config)).flatten();
         let views = match (&kernel, &pins) {
             (Err(reason), _) => Err(reason.clone()),
             (Ok(_), None) => Err("bpffs_dir is not to be had; the agent's log says why".to_owned()),
             (Ok(_), Some(_)) => views(config, run_as)?,
         };
-        Ok(Self { listener, kernel, collectors, views, pins })
+        Ok(Self { listener, kernel, collectors, lifecycle, views, pins })
     }
+}
+
+/// What tells of cgroups that come and go. An agent does without it where it must.
+fn lifecycle(config: &AgentConfig) -> Option<Lifecycle> {
+    let loaded = Lifecycle::load(config.removed_slots_max);
+    loaded.inspect_err(|error| tracing::warn!(%error, "removed cgroups are not reported")).ok()
 }
 
 /// What makes views; the reason if there can be none.
@@ -134,7 +144,7 @@ pub async fn run(
     prepared: Prepared,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let Prepared { listener, kernel, collectors, views, pins: _pins } = prepared;
+    let Prepared { listener, kernel, collectors, lifecycle, views, pins: _pins } = prepared;
     let (identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
     let address = listener.local_addr().map_err(AgentError::Thread)?.to_string();
     let address = config.advertise_address.clone().unwrap_or(address);
@@ -146,7 +156,10 @@ pub async fn run(
         Ok(_) => Collectors::start(collectors, &config.collectors().unwrap_or_default(), &hierarchies),
         Err(reason) => Collectors::none(reason),
     };
-    let engine = Engine::new(kernel, collectors, &hierarchies, config.walk_rows_max);
+    let mut engine = Engine::new(kernel, collectors, &hierarchies, config.walk_rows_max);
+    if let Some(lifecycle) = lifecycle {
+        engine = engine.with_lifecycle(lifecycle, MetricSet::all(), config.removed_cgroups_max);
+    }
     let capabilities = service::capabilities(&engine, &identity, &hierarchies, &config)?;
     let views = Shown::new(views, &hierarchies);
     let views =

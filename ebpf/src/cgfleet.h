@@ -311,6 +311,71 @@ struct cg_view {
 		[CG_VIEW_HEADING_BYTES]; /* names of all columns; ends in NUL */
 };
 
+/* Bytes of the names of a cgroup that was removed, each with its NUL: PATH_MAX. */
+#define CG_PATH_BYTES 4096
+
+/* Cgroups that one session of finals lets go of: all without a point to reschedule. */
+#define CG_FINALS_MAX 512
+
+/* What an entry of the ring buffer tells. */
+enum cg_event {
+	CG_EVENT_MADE = 1, /* struct cg_made */
+	CG_EVENT_REMOVED = 2, /* struct cg_removed */
+};
+
+/* A cgroup v2 cgroup was made. */
+struct cg_made {
+	__u32 event; /* enum cg_event */
+	__u32 padding;
+	__u64 id;
+	__u64 at_ns; /* CLOCK_BOOTTIME */
+};
+
+/*
+ * A cgroup v2 cgroup was removed. Behind this come the names of the cgroup and
+ * of those above it, below root_id, each with its NUL.
+ */
+struct cg_removed {
+	__u32 event; /* enum cg_event */
+	__u32 valid; /* enum cg_group */
+	__u64 id;
+	__u64 parent_id; /* 0: none is above it */
+	__u64 sequence; /* so many were told of before */
+	__u64 at_ns; /* CLOCK_BOOTTIME */
+	__u64 cpu_usage_ns; /* CG_GROUP_CPU: as far as it is known without a flush */
+	__u32 level;
+	__u32 names_bytes;
+	struct cg_details details;
+};
+
+/* What a flush added to what is known of a removed cgroup. */
+struct cg_final {
+	__u64 sequence; /* as it was sought; another may have come to its slot */
+	__u64 id;
+	__u64 cpu_usage_ns;
+};
+
+/* The control block of what watches cgroups come and go. */
+struct cg_lifecycle {
+	/* Request: set while nothing is attached. */
+	__u64 root_id; /* only what is below it is told, as seen from there */
+	__u64 per_cpu_offsets; /* address of __per_cpu_offset; 0: not known */
+	__u32 groups; /* enum cg_group */
+	__u32 cpus; /* that there may ever be */
+	__u32 slots; /* entries of held and of finals */
+	__u32 request_padding;
+
+	/* Answer. */
+	__u64 removed; /* cgroups that were told of: the next one's sequence */
+	/* The last session of finals let go of these, and others of all before. */
+	__u64 taken_from;
+	__u64 taken_to;
+	__u64 lost; /* removed, and not told of */
+	__u64 displaced; /* let go of before anything was flushed */
+	__u32 flushed; /* 1: the last session of finals did flush */
+	__u32 answer_padding;
+};
+
 /* Words of a collector that measures how long something takes. */
 enum cg_latency {
 	CG_LATENCY_COUNT,

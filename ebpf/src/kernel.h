@@ -56,6 +56,18 @@ struct cgroup_base_stat {
 	struct task_cputime cputime;
 };
 
+/* Of one CPU: what it counted, and what of that was flushed. */
+struct cgroup_rstat_cpu {
+	struct cgroup_base_stat bstat;
+	struct cgroup_base_stat last_bstat;
+};
+
+/* The same from 6.16 on. */
+struct cgroup_rstat_base_cpu {
+	struct cgroup_base_stat bstat;
+	struct cgroup_base_stat last_bstat;
+};
+
 /* Which of these a kernel has, and at which number, is asked of its BTF. */
 enum cgroup_subsys_id {
 	cpu_cgrp_id = 1,
@@ -81,6 +93,8 @@ struct cgroup {
 	struct kernfs_node *kn;
 	struct cgroup_subsys_state *subsys[1]; /* by enum cgroup_subsys_id */
 	struct cgroup_root *root;
+	struct cgroup_rstat_cpu *rstat_cpu; /* per CPU, up to 6.15 */
+	struct cgroup_rstat_base_cpu *rstat_base_cpu;
 	struct cgroup_base_stat bstat;
 	struct psi_group *psi;
 };

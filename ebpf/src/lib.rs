@@ -22,6 +22,13 @@ pub const FLUSH_UNLOCKED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"),
 /// `facts.bpf.c`: what a kernel calls at which number.
 pub const FACTS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/facts.bpf.o"));
 
+/// `lifecycle.bpf.c`: cgroups that come and go, with final values, where references to cgroups are known.
+pub const LIFECYCLE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lifecycle.bpf.o"));
+
+/// `lifecycle_unheld.bpf.c`: the same with what is known without a flush, for kernels before 6.2.
+pub const LIFECYCLE_UNHELD_OBJECT: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/lifecycle_unheld.bpf.o"));
+
 /// `noop.bpf.c`: the iterator alone, for benchmarks.
 pub const NOOP_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/noop.bpf.o"));
 
@@ -36,7 +43,9 @@ pub const COLLECTOR_OBJECTS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR")
 
 #[cfg(test)]
 mod tests {
-    use super::abi::{self, cg_details, cg_io_device, cg_memory_stat, cg_name, cg_record, cg_walk};
+    use super::abi::{
+        self, cg_details, cg_io_device, cg_lifecycle, cg_memory_stat, cg_name, cg_record, cg_removed, cg_walk,
+    };
 
     #[test]
     fn records_have_no_hidden_padding_and_fit_cache_lines() {
@@ -46,5 +55,7 @@ mod tests {
         assert_eq!(size_of::<cg_io_device>(), 64);
         assert_eq!(size_of::<cg_name>(), 280);
         assert_eq!(size_of::<cg_walk>() % 8, 0);
+        assert_eq!(size_of::<cg_removed>(), 56 + size_of::<cg_details>());
+        assert_eq!(size_of::<cg_lifecycle>(), 80);
     }
 }

@@ -8,7 +8,8 @@ use std::{
 
 use aya::maps::MapData;
 use cgfleet_ebpf::abi::{
-    cg_details, cg_facts, cg_io_device, cg_memory_stat, cg_name, cg_record, cg_view, cg_walk,
+    cg_details, cg_facts, cg_final, cg_io_device, cg_lifecycle, cg_made, cg_memory_stat, cg_name, cg_record,
+    cg_removed, cg_view, cg_walk,
 };
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -34,6 +35,22 @@ unsafe impl Shared for cg_name {}
 unsafe impl Shared for cg_facts {}
 // SAFETY: as above.
 unsafe impl Shared for cg_view {}
+// SAFETY: as above.
+unsafe impl Shared for cg_lifecycle {}
+// SAFETY: as above.
+unsafe impl Shared for cg_final {}
+// SAFETY: as above.
+unsafe impl Shared for cg_made {}
+// SAFETY: as above.
+unsafe impl Shared for cg_removed {}
+
+/// The value at the beginning of what a program wrote; `None` if that is shorter.
+pub(super) fn read_value<T: Shared>(bytes: &[u8]) -> Option<T> {
+    (bytes.len() >= size_of::<T>()).then(|| {
+        // SAFETY: in bounds, and any bits are a T.
+        unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+    })
+}
 
 /// The values of a BPF_F_MMAPABLE array. The kernel lays them out with a stride of their size
 /// rounded up to eight (kernel/bpf/arraymap.c, array_map_alloc).

@@ -9,6 +9,7 @@ mod error;
 mod facts;
 mod kallsyms;
 mod kfunc;
+mod lifecycle;
 mod loaded;
 mod mapped;
 mod noop;
@@ -24,6 +25,9 @@ pub use collectors::{
 };
 pub use error::{AttachError, KernelError, LoadError};
 pub use facts::Facts;
+pub use lifecycle::{
+    FinalUsage, Finals, Lifecycle, LifecycleEvent, LifecycleState, RemovedCgroup, WatchError,
+};
 pub use loaded::{loaded_programs, measure_runs};
 pub use noop::{Noop, NoopWalk};
 pub use programs::Bounds;

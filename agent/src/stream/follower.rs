@@ -10,10 +10,11 @@ use cgfleet_proto::v1::CgroupSample;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    Choice, CounterForm, Removed, Snapshot,
+    Choice, CounterForm, Snapshot,
     form::{Base, Form, differs},
-    snapshot::Row,
+    snapshot::{Row, missing},
 };
+use crate::walker::Removed;
 
 /// What a follower wants.
 #[derive(Debug, Clone, PartialEq)]
@@ -216,7 +217,7 @@ impl Follower {
                 && self.wanted.choice.holds(sample)
                 && !told.contains(&sample.cgroup_id)
         });
-        gone.map(|sample| Arc::new(Removed::missing(sample))).collect()
+        gone.map(|sample| Arc::new(missing(sample))).collect()
     }
 
     /// With a dead band: what is sent now.

@@ -6,7 +6,6 @@ mod choice;
 mod follower;
 mod form;
 mod history;
-mod removed;
 mod snapshot;
 mod token;
 
@@ -17,6 +16,6 @@ pub(crate) use choice::Choice;
 pub(crate) use follower::{Change, Followed, Follower, Step};
 pub(crate) use form::CounterForm;
 pub(crate) use history::History;
-pub(crate) use removed::{Removed, RemovedValues};
+
 pub(crate) use snapshot::{Read, Snapshot};
 pub(crate) use token::Token;

@@ -10,7 +10,7 @@ use cgfleet_model::MetricSet;
 use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Removed, RemovedValues};
+use crate::walker::{Removed, RemovedValues};
 
 /// What was read at a tick.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Snapshot {
                 continue;
             }
             if is_whole {
-                removed.push(Arc::new(Removed::missing(&row.sample)));
+                removed.push(Arc::new(missing(&row.sample)));
             } else {
                 places.insert(cgroup_id, place(rows.len()));
                 rows.push(row.clone());
@@ -122,11 +122,10 @@ impl Snapshot {
     }
 }
 
-impl Removed {
-    /// One of which no more is known than that it is there no more.
-    pub(super) fn missing(sample: &CgroupSample) -> Self {
-        Self { sample: sample.clone(), values: RemovedValues::LastKnown, created_at: None, removed_at: None }
-    }
+/// A removed cgroup of which no more is known than that it is there no more.
+pub(super) fn missing(sample: &CgroupSample) -> Removed {
+    let values = RemovedValues::LastKnown;
+    Removed { sample: sample.clone(), values, created_at: None, removed_at: None }
 }
 
 /// Walks have at most 1,000,000 rows.

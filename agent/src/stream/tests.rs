@@ -11,7 +11,8 @@ use cgfleet_model::{Metric, MetricKind, MetricSet};
 use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
 use proptest::prelude::*;
 
-use super::{Choice, CounterForm, Followed, Follower, History, Read, Removed, RemovedValues, Snapshot, Step};
+use super::{Choice, CounterForm, Followed, Follower, History, Read, Snapshot, Step};
+use crate::walker::{Removed, RemovedValues};
 
 /// Cases of each property; together more than 100,000.
 const CASES: u32 = 26_000;

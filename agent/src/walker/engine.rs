@@ -3,14 +3,22 @@
 
 use cgfleet_proto::v1::{CgroupSample, WalkEnd};
 
-use crate::{cgroupfs::Hierarchies, collectors::Collectors, kernel::Kernel};
+use cgfleet_model::MetricSet;
+
+use crate::{
+    cgroupfs::Hierarchies,
+    collectors::Collectors,
+    kernel::{Kernel, Lifecycle},
+};
 
 use super::{
     Description, WalkEngine, WalkError, WalkSpec, Walked,
     bpf::{BpfEngine, BpfWalk},
     files::FilesEngine,
     flush::{FlushSite, FlushSpec, FlushedSubtree, Freshening},
-    join, sources,
+    join,
+    removals::RemovalWatch,
+    sources,
 };
 
 /// Runs walks and flushes.
@@ -21,6 +29,7 @@ pub struct Engine {
     /// The reason if there is none.
     bpf: Result<BpfEngine, String>,
     pub(super) collectors: Collectors,
+    pub(super) removals: RemovalWatch,
 }
 
 impl Engine {
@@ -37,7 +46,16 @@ impl Engine {
             files: FilesEngine::new(hierarchies.clone(), rows_max),
             bpf: kernel.map(|kernel| BpfEngine::new(kernel, hierarchies.clone(), rows_max)),
             collectors,
+            removals: RemovalWatch::none(),
         }
+    }
+
+    /// The same, which can watch removals: of each removed cgroup, `metrics` are read, as far as they can be,
+    /// and `kept_max` are kept until they are asked for.
+    #[must_use]
+    pub fn with_lifecycle(self, lifecycle: Lifecycle, metrics: MetricSet, kept_max: u32) -> Self {
+        let removals = RemovalWatch::new(lifecycle, self.hierarchies.clone(), metrics, kept_max);
+        Self { removals, ..self }
     }
 
     pub(super) fn describe(&self) -> Result<Description, WalkError> {
@@ -133,5 +151,6 @@ impl Engine {
         if let Ok(bpf) = &mut self.bpf {
             bpf.tidy();
         }
+        self.removals.tidy();
     }
 }

@@ -10,6 +10,7 @@ mod files;
 mod find;
 mod flush;
 mod join;
+mod removals;
 mod request;
 mod sample_files;
 mod sources;
@@ -24,7 +25,11 @@ use std::{
 
 use cgfleet_model::Collector;
 use cgfleet_proto::v1::{self, CgroupSample, WalkSummary};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    runtime::{self, Runtime},
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use answers::{Answers, Asked, WalkWaiter};
 use demand::Demand;
@@ -38,6 +43,7 @@ pub(crate) use find::{Found, find};
 pub use flush::{
     FlushAnswer, FlushMethod, FlushScope, FlushSpec, FlushedSubsystem, FlushedSubtree, Subsystem,
 };
+pub use removals::{Removals, Removed, RemovedValues};
 pub use request::{Order, Target, WalkEngine, WalkError, WalkSpec};
 pub use sources::MetricSource;
 
@@ -84,6 +90,8 @@ enum Job {
     Describe(oneshot::Sender<Result<Description, WalkError>>),
     ListCollectors(oneshot::Sender<Result<Vec<v1::Collector>, WalkError>>),
     SwitchCollector(Collector, bool, oneshot::Sender<Result<v1::Collector, WalkError>>),
+    WatchRemovals(bool, oneshot::Sender<Result<bool, WalkError>>),
+    Removals(oneshot::Sender<Result<Removals, WalkError>>),
 }
 
 /// A handle to the walker thread, which ends with the last handle.
@@ -103,11 +111,12 @@ impl Walker {
         let waiting = Waiting::new(limits.flush_waiters_max, full);
         let (of_walks, waiters) = (answers.clone(), waiting.clone());
         let mut ledger = Ledger::new(limits.flushes_per_second_max);
+        let clock = runtime::Builder::new_current_thread().enable_time().build()?;
         thread::Builder::new().name("walker".to_owned()).spawn(move || {
             // Should the engine panic, who waits is told, and nobody can be queued any more by then.
             let _abandoned = (of_walks.waiting.abandoned_on_drop(), waiters.abandoned_on_drop());
             let mut queue = queue;
-            while let Some(job) = queue.blocking_recv() {
+            while let Some(job) = next_job(&mut engine, &mut queue, &clock) {
                 engine.tidy();
                 // A requester that has gone does not want the answer, nor the work for it.
                 match job {
@@ -125,6 +134,9 @@ impl Walker {
                         let switched = engine.collectors.switch(collector, on);
                         drop(answer.send(switched.map_err(WalkError::from)));
                     }
+                    Job::WatchRemovals(on, answer) => drop(answer.send(Ok(engine.removals.watch(on)))),
+                    Job::Removals(answer) if answer.is_closed() => {}
+                    Job::Removals(answer) => drop(answer.send(Ok(engine.removals.take()))),
                     Job::Flush(spec) => {
                         flush::answer_all(&mut engine, &mut ledger, &spec, waiters.take(&spec));
                     }
@@ -167,6 +179,18 @@ impl Walker {
         self.ask(|answer| Job::SwitchCollector(collector, on, answer)).await
     }
 
+    /// Has removed cgroups reported from now on, or no more. False: this host cannot.
+    pub async fn watch_removals(&self, on: bool) -> Result<bool, WalkError> {
+        self.ask(|answer| Job::WatchRemovals(on, answer)).await
+    }
+
+    /// The cgroups that were removed since the last call, while removals are watched: every one that was
+    /// removed before this call is in this answer or in an earlier one, or counted as lost. As the walker
+    /// does one thing at a time, none of them is in a walk that is asked for later.
+    pub async fn removals(&self) -> Result<Removals, WalkError> {
+        self.ask(Job::Removals).await
+    }
+
     async fn ask<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, WalkError>>) -> Job,
@@ -195,18 +219,13 @@ impl Walker {
     }
 }
 
-/// TEMPORARY until the lifecycle branch is merged.
-#[derive(Debug, Default)]
-pub(crate) struct Removals {
-    pub(crate) removed: Vec<crate::stream::Removed>,
-    pub(crate) lost: u64,
-}
-
-impl Walker {
-    pub(crate) async fn watch_removals(&self, _on: bool) -> Result<bool, WalkError> {
-        Ok(false)
+/// The next job; `None` behind the last. What is watched is looked at meanwhile.
+fn next_job(engine: &mut Engine, queue: &mut mpsc::Receiver<Job>, clock: &Runtime) -> Option<Job> {
+    while engine.removals.is_on() {
+        match clock.block_on(async { timeout(removals::LOOK_INTERVAL, queue.recv()).await }) {
+            Ok(job) => return job,
+            Err(_) => engine.tidy(),
+        }
     }
-    pub(crate) async fn removals(&self) -> Result<Removals, WalkError> {
-        Ok(Removals::default())
-    }
+    queue.blocking_recv()
 }

@@ -31,7 +31,10 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
     for below in ["warm", "brief", "rest"] {
         tree.make(below)?;
     }
-    let agent = bench.block_on(start.start())?;
+    // What is kept for subscribers that come back is bounded, and would take hours to be full here.
+    let start =
+        Start::agent()?.flag("--sample-interval", "1s").flag("--history-bytes-max", HISTORY_BYTES_MAX);
+    let agent = bench.block_on(start.flag("--log", "info").start())?;
     let spec = SubscribeSpec {
         target: Some(by_path(tree.path(""))),
         read_mask: Some(FieldMask {

@@ -13,7 +13,7 @@ use crate::command;
 
 /// The test executables of integration-tests that are meant for guests. One without libtest's harness
 /// takes libtest's arguments all the same, and ends with libtest's line: `test result: ok. 2 passed; 0 failed`.
-const TESTS: [&str; 12] = [
+const TESTS: [&str; 14] = [
     "walk",
     "flush",
     "freshness",
@@ -22,9 +22,11 @@ const TESTS: [&str; 12] = [
     "without_bpf",
     "conformance",
     "collectors",
+    "lifecycle",
     "views",
     "large_trees",
     "storm",
+    "subscribe",
     "oracle",
 ];
 

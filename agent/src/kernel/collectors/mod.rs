@@ -267,13 +267,13 @@ impl Collector {
 
 /// A program that is attached until this is dropped.
 #[derive(Debug)]
-enum Attached {
+pub(super) enum Attached {
     Tracepoint(#[allow(dead_code, reason = "held, not read")] BtfTracePointLink),
     Function(#[allow(dead_code, reason = "held, not read")] FEntryLink),
 }
 
 impl Attached {
-    fn new(program: &mut Program) -> Result<Self, String> {
+    pub(super) fn new(program: &mut Program) -> Result<Self, String> {
         let refused = |error: ProgramError| chain(&error);
         match program {
             Program::BtfTracePoint(program) => {

@@ -9,7 +9,8 @@ use cgfleet_proto::v1::{
 use crate::{
     identity::Identity,
     service::BATCH_ROWS,
-    stream::{Change, Follower, Removed, RemovedValues, Snapshot, Step, Token},
+    stream::{Change, Follower, Snapshot, Step, Token},
+    walker::{Removed, RemovedValues},
 };
 
 /// What one subscriber is sent.

@@ -9,15 +9,15 @@ use crate::kernel::Drained;
 
 /// What is taken out of the records of one walk.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Decoder<'a> {
-    pub(super) metrics: MetricSet,
-    pub(super) memory_stat: &'a MemoryStatIndex,
+pub(in crate::walker) struct Decoder<'a> {
+    pub(in crate::walker) metrics: MetricSet,
+    pub(in crate::walker) memory_stat: &'a MemoryStatIndex,
 }
 
 impl Decoder<'_> {
     /// The record at this place, and what belongs to it, as a sample without its ids and its path. A group that the
     /// record does not hold is absent.
-    pub(super) fn sample(&self, drained: &Drained, slot: usize) -> Option<CgroupSample> {
+    pub(in crate::walker) fn sample(&self, drained: &Drained, slot: usize) -> Option<CgroupSample> {
         let record = drained.records.get(slot)?;
         let mut sample = CgroupSample {
             hierarchy_id: record.hierarchy_id,

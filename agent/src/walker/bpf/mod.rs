@@ -38,7 +38,12 @@ use learned::Looks;
 use recorder::{Cost, Recorded, Recorder, Row};
 use tree::Named;
 
-pub(super) use self::{memory_stat::MemoryStatIndex, raw::RAWS, recorder::BpfWalk};
+pub(super) use self::{
+    decode::Decoder,
+    memory_stat::MemoryStatIndex,
+    raw::{RAWS, groups_of},
+    recorder::BpfWalk,
+};
 
 /// Runs walks and flushes by the kernel side.
 #[derive(Debug)]

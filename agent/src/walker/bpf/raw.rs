@@ -173,7 +173,7 @@ impl Raw {
 }
 
 /// The record groups that hold any of these metrics.
-pub(super) fn groups_of(metrics: MetricSet) -> abi::cg_group {
+pub(in crate::walker) fn groups_of(metrics: MetricSet) -> abi::cg_group {
     RAWS.iter().filter(|raw| metrics.contains(raw.metric)).fold(0, |groups, raw| groups | raw.group)
 }
 

@@ -1,0 +1,313 @@
+//! Cgroups v2 as they come and go: programs on two tracepoints, attached while somebody watches, and sessions
+//! that flush the CPU time of those that went and are still held.
+//!
+//! Must not know paths as text, metrics or who watches.
+
+use std::fmt;
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Map, MapData, RingBuf},
+    programs::{Program, ProgramFd},
+};
+use cgfleet_ebpf::abi::{self, cg_details, cg_final, cg_lifecycle, cg_made, cg_removed};
+
+use super::{
+    KernelError, LoadError, Start,
+    collectors::Attached,
+    kallsyms::Symbols,
+    mapped::{MappedArray, read_value},
+    programs::{bound, has_kfunc, kernel_btf, load_iter, mapped, missing, refused},
+    session::{self, READ_BYTES},
+};
+
+/// The programs, and where they are attached.
+const PROGRAMS: [(&str, &str); 2] = [("made", "cgroup_mkdir"), ("removed", "cgroup_rmdir")];
+
+/// Where the kernel has what a CPU adds to an address of per-CPU memory (include/asm-generic/percpu.h).
+const PER_CPU_OFFSETS: &str = "__per_cpu_offset";
+
+/// Bytes of the ring buffer for each cgroup that can be held: for one that is made and removed, with about 80
+/// bytes of names.
+const EVENT_BYTES: u32 = 512;
+/// The kernel takes powers of two, and no less than a page of any architecture.
+const EVENTS_BYTES_MIN: u32 = 64 << 10;
+
+/// What happened to a cgroup. Times are of CLOCK_BOOTTIME, in nanoseconds.
+#[derive(Debug)]
+pub enum LifecycleEvent {
+    /// It was made.
+    Made {
+        /// The cgroup.
+        cgroup_id: u64,
+        /// When.
+        at_ns: u64,
+    },
+    /// It was removed.
+    Removed(Box<RemovedCgroup>),
+}
+
+/// What is known of a removed cgroup without a flush.
+#[derive(Debug, Clone)]
+pub struct RemovedCgroup {
+    /// The cgroup.
+    pub cgroup_id: u64,
+    /// 0: none is above it.
+    pub parent_id: u64,
+    /// Levels below the real root.
+    pub level: u32,
+    /// When it was removed.
+    pub at_ns: u64,
+    /// How many were told of before.
+    pub sequence: u64,
+    /// `cg_group`s of the ABI that it holds.
+    pub valid: abi::cg_group,
+    /// As far as it is known without a flush.
+    pub cpu_usage_ns: u64,
+    /// The other groups.
+    pub details: cg_details,
+    /// Its name and those above it, up to the mount's root; each with a NUL behind it.
+    pub names: Box<[u8]>,
+}
+
+/// What flushes brought.
+#[derive(Debug, Default)]
+pub struct Finals {
+    /// The final CPU time of cgroups that were held.
+    pub usage: Vec<FinalUsage>,
+    /// Removed cgroups from this sequence on have not been looked at.
+    pub taken_to: u64,
+}
+
+/// The final CPU time of a removed cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FinalUsage {
+    /// As in [`RemovedCgroup`].
+    pub sequence: u64,
+    /// The cgroup.
+    pub cgroup_id: u64,
+    /// In nanoseconds.
+    pub cpu_usage_ns: u64,
+}
+
+/// The kernel does not let the programs be attached.
+#[derive(Debug, thiserror::Error)]
+#[error("attach to {tracepoint}: {cause}")]
+pub struct WatchError {
+    tracepoint: &'static str,
+    cause: String,
+}
+
+/// Counters since the programs were loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LifecycleState {
+    /// Removed cgroups that were told of.
+    pub removed: u64,
+    /// Of these, so many are held no longer.
+    pub taken_to: u64,
+    /// Removed cgroups that were not told of: the ring buffer was full, or the path too long.
+    pub lost: u64,
+    /// Those that were let go of before a flush, since there was no slot.
+    pub displaced: u64,
+}
+
+/// The loaded programs.
+pub struct Lifecycle {
+    object: Ebpf,
+    control: MappedArray<cg_lifecycle>,
+    events: RingBuf<MapData>,
+    /// `None` where the kernel does not know references to cgroups (6.1).
+    held: Option<Held>,
+    slots: u32,
+    per_cpu_offsets: u64,
+    cpus: u32,
+    attached: Vec<Attached>,
+    buffer: Box<[u8]>,
+}
+
+#[derive(Debug)]
+struct Held {
+    take_finals: ProgramFd,
+    finals: MappedArray<cg_final>,
+}
+
+impl fmt::Debug for Lifecycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (slots, holds, is_attached) = (self.slots, self.holds(), self.is_attached());
+        let mut text = f.debug_struct("Lifecycle");
+        text.field("slots", &slots).field("holds", &holds).field("is_attached", &is_attached);
+        text.finish_non_exhaustive()
+    }
+}
+
+impl Lifecycle {
+    /// Loads the programs, with slots for so many removed cgroups.
+    pub fn load(slots: u32) -> Result<Self, LoadError> {
+        let btf = kernel_btf()?;
+        if has_kfunc(&btf, "bpf_cgroup_acquire") {
+            match Self::load_object(cgfleet_ebpf::LIFECYCLE_OBJECT, &btf, slots, true) {
+                Err(LoadError::Refused { what, cause }) => {
+                    tracing::warn!(what, cause, "of removed cgroups, this kernel tells no final CPU time");
+                }
+                loaded => return loaded,
+            }
+        }
+        Self::load_object(cgfleet_ebpf::LIFECYCLE_UNHELD_OBJECT, &btf, slots, false)
+    }
+
+    fn load_object(object: &[u8], btf: &Btf, slots: u32, holds: bool) -> Result<Self, LoadError> {
+        let bytes = slots.saturating_mul(EVENT_BYTES).max(EVENTS_BYTES_MIN);
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(btf)).map_max_entries("events", bytes.next_power_of_two());
+        if holds {
+            loader.map_max_entries("held", slots).map_max_entries("finals", slots);
+        }
+        let loaded = loader.load(&bound(object, btf)?);
+        let mut object = loaded.map_err(|error| refused("the maps of lifecycle", &error))?;
+        for (name, tracepoint) in PROGRAMS {
+            let Some(Program::BtfTracePoint(program)) = object.program_mut(name) else {
+                return Err(missing(name));
+            };
+            program.load(tracepoint, btf).map_err(|error| refused(name, &error))?;
+        }
+        let held = holds.then(|| -> Result<Held, LoadError> {
+            let take_finals = load_iter(&mut object, "take_finals", btf)?;
+            Ok(Held { take_finals, finals: mapped(&mut object, "finals")? })
+        });
+        let Some(Map::RingBuf(events)) = object.take_map("events") else { return Err(missing("events")) };
+        let unmapped = |error: aya::maps::MapError| refused("the ring buffer of lifecycle", &error);
+        let symbols = Symbols::read(&[PER_CPU_OFFSETS]).unwrap_or_default();
+        let cpus = aya::util::nr_cpus().unwrap_or_default();
+        Ok(Self {
+            control: mapped(&mut object, "lifecycle")?,
+            events: RingBuf::try_from(Map::RingBuf(events)).map_err(unmapped)?,
+            held: held.transpose()?,
+            object,
+            slots,
+            per_cpu_offsets: symbols.address(PER_CPU_OFFSETS).unwrap_or_default(),
+            cpus: u32::try_from(cpus).unwrap_or_default(),
+            attached: Vec::new(),
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+        })
+    }
+
+    /// Whether final CPU time can be had, and not only what is known at the removal.
+    pub fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Removed cgroups that can be held at a time.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Whether anybody is told.
+    pub fn is_attached(&self) -> bool {
+        !self.attached.is_empty()
+    }
+
+    /// Tells from now on of cgroups below this one, with these groups. That takes no privilege, for the
+    /// programs are loaded.
+    pub fn attach(&mut self, root_id: u64, groups: abi::cg_group) -> Result<(), WatchError> {
+        if self.is_attached() {
+            return Ok(());
+        }
+        // Of an earlier watch.
+        self.drain(|_| ());
+        let answered = self.control.get(0).unwrap_or_default();
+        let (per_cpu_offsets, cpus, slots) = (self.per_cpu_offsets, self.cpus, self.slots);
+        self.control.set_only(cg_lifecycle { root_id, per_cpu_offsets, groups, cpus, slots, ..answered });
+        let mut attached = Vec::new();
+        for (name, tracepoint) in PROGRAMS {
+            let because = |cause| WatchError { tracepoint, cause };
+            let program = self.object.program_mut(name).ok_or_else(|| because(missing(name).to_string()))?;
+            attached.push(Attached::new(program).map_err(because)?);
+        }
+        self.attached = attached;
+        Ok(())
+    }
+
+    /// Tells no more, and lets go of all that is held.
+    pub fn detach(&mut self, root: Start<'_>) -> Result<(), KernelError> {
+        if !self.is_attached() {
+            return Ok(());
+        }
+        self.attached.clear();
+        if let Some(held) = &self.held {
+            // A program may be under way still. It holds cgroup_mutex, and so does the begin of a session.
+            session::run(&held.take_finals, abi::CG_ORDER_SELF_ONLY, root, &mut self.buffer)?;
+        }
+        self.take_finals(root)?;
+        self.drain(|_| ());
+        Ok(())
+    }
+
+    /// Its counters.
+    pub fn state(&self) -> LifecycleState {
+        let cg_lifecycle { removed, taken_to, lost, displaced, .. } = self.control.get(0).unwrap_or_default();
+        let taken_to = if self.holds() { taken_to } else { removed };
+        LifecycleState { removed, taken_to, lost, displaced }
+    }
+
+    /// What happened since the last call, in its order.
+    pub fn drain(&mut self, mut told: impl FnMut(LifecycleEvent)) {
+        while let Some(entry) = self.events.next() {
+            if let Some(event) = parse(&entry) {
+                told(event);
+            }
+        }
+    }
+
+    /// Flushes below `root`, which is to be all that is told of, and lets go of every cgroup that was removed
+    /// before this call.
+    pub fn take_finals(&mut self, root: Start<'_>) -> Result<Finals, KernelError> {
+        let removed = self.state().removed;
+        let Some(held) = &self.held else { return Ok(Finals { usage: Vec::new(), taken_to: removed }) };
+        let mut usage = Vec::new();
+        loop {
+            let from = self.control.get(0).unwrap_or_default().taken_to;
+            if from >= removed {
+                return Ok(Finals { usage, taken_to: from });
+            }
+            session::run(&held.take_finals, abi::CG_ORDER_SELF_ONLY, root, &mut self.buffer)?;
+            let answer = self.control.get(0).unwrap_or_default();
+            if answer.taken_to == from {
+                // Its program did not run.
+                return Err(KernelError::Unfinished { end: 0 });
+            }
+            if answer.flushed == 0 {
+                continue;
+            }
+            usage.extend((answer.taken_from..answer.taken_to).filter_map(|sequence| {
+                let slot = u32::try_from(sequence % u64::from(self.slots)).ok()?;
+                let cg_final { sequence: sought, id: cgroup_id, cpu_usage_ns } = held.finals.get(slot)?;
+                (sought == sequence).then_some(FinalUsage { sequence, cgroup_id, cpu_usage_ns })
+            }));
+        }
+    }
+}
+
+/// An entry of the ring buffer; `None` if it is none of ours.
+fn parse(entry: &[u8]) -> Option<LifecycleEvent> {
+    let event = u32::from_ne_bytes(*entry.first_chunk()?);
+    if event == abi::CG_EVENT_MADE {
+        let made: cg_made = read_value(entry)?;
+        return Some(LifecycleEvent::Made { cgroup_id: made.id, at_ns: made.at_ns });
+    }
+    if event != abi::CG_EVENT_REMOVED {
+        return None;
+    }
+    let removed: cg_removed = read_value(entry)?;
+    let names = entry.get(size_of::<cg_removed>()..)?.get(..removed.names_bytes as usize)?;
+    Some(LifecycleEvent::Removed(Box::new(RemovedCgroup {
+        cgroup_id: removed.id,
+        parent_id: removed.parent_id,
+        level: removed.level,
+        at_ns: removed.at_ns,
+        sequence: removed.sequence,
+        valid: removed.valid,
+        cpu_usage_ns: removed.cpu_usage_ns,
+        details: removed.details,
+        names: names.into(),
+    })))
+}
