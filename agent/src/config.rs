@@ -139,9 +139,17 @@ pub struct AgentConfig {
     /// 65536.
     #[config(default = 4096)]
     pub flush_waiters_max: u32,
-    /// The most flushes that callers of Flush may have performed in a second; 1 to 10000. Past it the
-    /// answer is that the rate is limited, unless a flush that was performed will do. The flushes of walks
-    /// are not counted.
+    /// The most callers that wait for a walk, those included that will share one; more are refused. 1 to
+    /// 65536.
+    #[config(default = 4096)]
+    pub walk_waiters_max: u32,
+    /// The most rows of answers to walks that are kept, for later requests with a max_staleness; 0 to 1000000,
+    /// 0 for none. Costs about 1 KiB each, once such requests come.
+    #[config(default = 20000)]
+    pub walk_cache_rows_max: u32,
+    /// The most flushes that callers of Walk and Flush may have performed in a second; 1 to 10000. Past it the
+    /// answer is that the rate is limited, unless a flush that was performed will do. Those of subscriptions'
+    /// snapshots are not counted.
     #[config(default = 100)]
     pub flushes_per_second_max: u32,
     /// The most subscriptions at a time; more are refused. 1 to 65536.
@@ -188,6 +196,8 @@ impl Checked for AgentConfig {
             return Err(InvalidValue::new("view_mode", "0400 to 0777, in octal"));
         }
         within("walk_queue_max", self.walk_queue_max, 1, 65_536)?;
+        within("walk_waiters_max", self.walk_waiters_max, 1, 65_536)?;
+        within("walk_cache_rows_max", self.walk_cache_rows_max, 0, WALK_ROWS_LIMIT)?;
         within("flush_waiters_max", self.flush_waiters_max, 1, 65_536)?;
         within("flushes_per_second_max", self.flushes_per_second_max, 1, 10_000)?;
         within("subscribers_max", self.subscribers_max, 1, 65_536)?;

@@ -11,6 +11,12 @@ use crate::{
 
 impl From<WalkError> for WireError {
     fn from(error: WalkError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&WalkError> for WireError {
+    fn from(error: &WalkError) -> Self {
         let message = error.to_string();
         match error {
             WalkError::Target { field, target, cause } => match cause {
@@ -41,6 +47,17 @@ impl From<WalkError> for WireError {
                 Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
                     .with("limit", "flush_waiters_max")
                     .with("value", waiters_max)
+            }
+            WalkError::WalkWaitersFull { waiters_max } => {
+                Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
+                    .with("limit", "walk_waiters_max")
+                    .with("value", waiters_max)
+            }
+            WalkError::FlushRateLimited { per_second_max, retry_after } => {
+                Self::new(Code::ResourceExhausted, ErrorReason::FlushRateLimited, message)
+                    .with("limit", "flushes_per_second_max")
+                    .with("value", per_second_max)
+                    .retry_after(*retry_after)
             }
             WalkError::Restarted { .. } => Self::new(Code::Aborted, ErrorReason::WalkInterrupted, message),
             WalkError::TooDeep => Self::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)

@@ -170,6 +170,8 @@ pub async fn run(
         Views::start(views, config.configured_views().unwrap_or_default()).map_err(AgentError::Thread)?;
     let limits = WalkerLimits {
         queue_max: config.walk_queue_max as usize,
+        walk_waiters_max: config.walk_waiters_max as usize,
+        kept_rows_max: config.walk_cache_rows_max as usize,
         flush_waiters_max: config.flush_waiters_max as usize,
         flushes_per_second_max: config.flushes_per_second_max,
     };

@@ -3,11 +3,19 @@
 use std::{error::Error as StdError, fmt, io, time::Duration};
 
 use cgfleet_proto::v1::ErrorReason;
-use cgfleet_rpc::{channel::InvalidTarget, trace::InitError, wire_error::reason_of};
+use cgfleet_rpc::{
+    channel::InvalidTarget,
+    trace::InitError,
+    wire_error::{reason_of, retry_after_of},
+};
 use jiff::Timestamp;
 use tonic::{Code, Status, TimeoutExpired};
 
-use crate::{args::BothWays, exit::Exit};
+use crate::{
+    args::BothWays,
+    exit::Exit,
+    output::table::{elapsed, nanoseconds},
+};
 
 /// Who is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +51,7 @@ impl Peer {
             return Error::Refused {
                 code,
                 reason: reason.as_wire().to_owned(),
-                message: one_line(status.message()),
+                message: one_line(status.message()) + &again(retry_after_of(status)),
             };
         }
         match status.source() {
@@ -164,6 +172,12 @@ impl Error {
     }
 }
 
+/// `; try again in 250 ms`, if it is known when.
+pub(crate) fn again(retry_after: Option<Duration>) -> String {
+    let again = retry_after.map(|after| format!("; try again in {}", elapsed(nanoseconds(after))));
+    again.unwrap_or_default()
+}
+
 /// Whether a deadline passed, here or on the other side: tonic says CANCELLED for both.
 fn is_timeout(status: &Status) -> bool {
     match (status.code(), status.source()) {
@@ -229,6 +243,9 @@ mod tests {
             Exit::Partial,
             "LIMIT_EXCEEDED: what and why",
         );
+        let limited = WireError::new(Code::ResourceExhausted, ErrorReason::FlushRateLimited, "what and why")
+            .retry_after(Duration::from_millis(9));
+        check(&limited.into(), Exit::Partial, "FLUSH_RATE_LIMITED: what and why; try again in 9.00 ms");
         check(&Status::internal("a\nb"), Exit::Partial, "Internal: a?b");
     }
 

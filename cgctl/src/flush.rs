@@ -16,14 +16,14 @@ use tonic::Code;
 
 use crate::{
     Calls,
-    args::{Answerer, FlushArgs},
+    args::{Answerer, FlushArgs, parse_staleness},
     error::Error,
     exit::{Exit, HostOutcome, Tally},
     output::{
         Format, conclude,
         json::{self, Failure, OfHost, Summary, rfc3339, write_line},
         note, stdout,
-        table::{Column, Table, elapsed, moment_cell},
+        table::{Column, Table, elapsed, moment_cell, nanoseconds},
     },
     remote::Agent,
     words,
@@ -60,14 +60,6 @@ impl FlushOptions {
         self.max_staleness?.try_into().ok()
     }
 }
-
-fn parse_staleness(text: &str) -> Result<Duration, InvalidStaleness> {
-    humantime::parse_duration(text).map_err(|_| InvalidStaleness)
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("allowed: a time with its unit (500ms, 5s, 2m), or 0s")]
-struct InvalidStaleness;
 
 pub(crate) async fn run(args: FlushArgs, calls: &Calls) -> Result<Exit, Error> {
     let format = args.output.format;
@@ -227,10 +219,6 @@ fn how(subsystems: &[FlushedSubsystem]) -> String {
 
 fn retry_after(flush: &HostFlush) -> Option<Duration> {
     Duration::try_from(flush.retry_after?).ok()
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[derive(Serialize)]

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use cgfleet_model::{Comparison, Condition, MetricGroup};
 use cgfleet_proto::v1::{
-    self, CgroupLayout, CgroupOrder, CgroupSample, CollectorFolding, CollectorState, FlushMethod,
+    self, CgroupLayout, CgroupOrder, CgroupSample, CollectorFolding, CollectorState, FlushMethod, FlushMode,
     FlushOutcome, GapReason, HierarchyJoin, HostState, MetricKind, Source, WalkEnd, WalkEngine,
 };
 
@@ -44,6 +44,27 @@ impl From<Engine> for WalkEngine {
             Engine::Locked => Self::Locked,
             Engine::Unlocked => Self::Unlocked,
             Engine::Files => Self::Files,
+        }
+    }
+}
+
+/// When a walk flushes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Flush {
+    /// Not at all: values are as old as the kernel's last flush
+    Never,
+    /// Unless a flush of late will do
+    IfStale,
+    /// By a flush that begins now
+    Always,
+}
+
+impl From<Flush> for FlushMode {
+    fn from(flush: Flush) -> Self {
+        match flush {
+            Flush::Never => Self::Never,
+            Flush::IfStale => Self::IfStale,
+            Flush::Always => Self::Always,
         }
     }
 }

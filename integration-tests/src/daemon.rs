@@ -104,6 +104,12 @@ impl Start {
         self
     }
 
+    /// May flush for as many walks as come back to back: an agent whose limit is not what is tested.
+    #[must_use]
+    pub fn flushing_freely(self) -> Self {
+        self.flag("--flushes-per-second-max", "10000")
+    }
+
     /// Registers with this server, under this name.
     #[must_use]
     pub fn registered(self, server: &Daemon, hostname: &str) -> Self {

@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use cgfleet_proto::v1::{
-    CgroupOrder, ErrorReason, FleetServiceFlushRequest, GapReason, HostSelector, HostState, QueryRequest,
-    fleet_service_flush_response::Outcome as FlushOutcome, host_result::Outcome,
+    CgroupOrder, ErrorReason, FleetServiceFlushRequest, FlushMode, GapReason, HostSelector, HostState,
+    QueryRequest, WalkSpec, fleet_service_flush_response::Outcome as FlushOutcome, host_result::Outcome,
 };
 use integration_tests::{
     cgroups::TestTree,
@@ -150,6 +150,39 @@ async fn a_killed_server_comes_back_with_hosts_and_history_and_stores_every_tick
     }
     assert_eq!(agent.stop().await?, Some(0), "{}", agent.log());
     assert_eq!(server.stop().await?, Some(0), "{}", server.log());
+    Ok(())
+}
+
+/// Why, and when to try again, goes from the agent through the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_flushes_no_more_says_so_beside_the_others() -> Result<()> {
+    let server = Start::server()?.start().await?;
+    let start = |name| Start::agent().map(|start| start.registered(&server, name));
+    let _limited = start("limited")?.flag("--flushes-per-second-max", "1").start().await?;
+    let _free = start("free")?.flushing_freely().start().await?;
+    fleet::all_up(&server, &["free", "limited"]).await?;
+    let tree = TestTree::v2()?;
+    let spec = spec(by_path(tree.path("")), CgroupOrder::SelfOnly);
+    let spec = WalkSpec { flush: FlushMode::Always.into(), ..spec };
+    let request =
+        || QueryRequest { hosts: Some(everywhere()), spec: Some(spec.clone()), ..QueryRequest::default() };
+    let results = wait::until("a host that is limited", Duration::from_secs(20), || async {
+        query(&server, request()).await?;
+        let queried = query(&server, request()).await?;
+        Ok((queried.summary.hosts_failed == 1).then_some(queried.results))
+    })
+    .await?;
+    for result in results {
+        match (result.hostname.as_str(), result.outcome) {
+            ("free", Some(Outcome::Summary(summary))) => assert!(summary.flushed_at.is_some(), "{summary:?}"),
+            ("limited", Some(Outcome::Error(error))) => {
+                assert_eq!(error.reason(), ErrorReason::FlushRateLimited, "{error:?}");
+                let retry_after = Duration::try_from(error.retry_after.context("no retry_after")?)?;
+                assert!(!retry_after.is_zero() && retry_after <= Duration::from_secs(1), "{retry_after:?}");
+            }
+            (host, outcome) => panic!("{host}: {outcome:?}"),
+        }
+    }
     Ok(())
 }
 

@@ -19,13 +19,17 @@ async fn agent_of_small_bounds() -> Result<Daemon> {
         ("--slice-time-max", "10us"),
         ("--locked-rows-max", "256"),
     ];
-    bounds.into_iter().fold(Start::agent()?, |start, (flag, value)| start.flag(flag, value)).start().await
+    bounds
+        .into_iter()
+        .fold(Start::agent()?.flushing_freely(), |start, (flag, value)| start.flag(flag, value))
+        .start()
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_thousand_cgroups_come_once_each_before_their_children() -> Result<()> {
     let cgroups = repetitions(20_000) as usize;
-    let agent = Start::agent()?.start().await?;
+    let agent = Start::agent()?.flushing_freely().start().await?;
     let tree = TestTree::v2()?;
     let mut made = HashMap::from([(tree.id("")?, 0)]);
     for group in 0..cgroups / 100 {
@@ -197,8 +201,8 @@ async fn a_locked_walk_in_pieces_holds_cgroup_mutex_for_less() -> Result<()> {
     const CGROUPS: u64 = 5_000;
     // A hierarchy of which nothing is flushed: 6.1 does that under cgroup_mutex, too.
     let v1 = NamedV1::mount()?;
-    let whole = Start::agent()?.flag("--locked-rows-max", "65536").start().await?;
-    let pieces = Start::agent()?.flag("--locked-rows-max", "256").start().await?;
+    let whole = Start::agent()?.flushing_freely().flag("--locked-rows-max", "65536").start().await?;
+    let pieces = Start::agent()?.flushing_freely().flag("--locked-rows-max", "256").start().await?;
     let tree = v1.tree();
     for group in 0..CGROUPS / 100 {
         for leaf in 0..99 {
@@ -230,7 +234,7 @@ async fn a_locked_walk_in_pieces_holds_cgroup_mutex_for_less() -> Result<()> {
 /// The newest cgroup is walked first, so that those before it are named by no walk until they are met.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cgroup_that_was_never_named_is_not_taken_for_a_removed_one() -> Result<()> {
-    let agent = Start::agent()?.flag("--slice-time-max", "10us").start().await?;
+    let agent = Start::agent()?.flushing_freely().flag("--slice-time-max", "10us").start().await?;
     let tree = TestTree::v2()?;
     for leaf in 0..2000 {
         tree.make(&format!("{}/{leaf}", leaf % 20))?;

@@ -180,7 +180,12 @@ impl Walks<'_> {
 }
 
 async fn agent_of_small_bounds() -> Result<Daemon> {
-    Start::agent()?.flag("--slice-time-max", "10us").flag("--locked-rows-max", "256").start().await
+    Start::agent()?
+        .flushing_freely()
+        .flag("--slice-time-max", "10us")
+        .flag("--locked-rows-max", "256")
+        .start()
+        .await
 }
 
 /// Walks a tree so often while it is stormed.

@@ -16,7 +16,7 @@ fn paths(samples: &[CgroupSample]) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_v1_controller_walks_by_path_and_never_says_zero_for_unknown() -> Result<()> {
-    let agent = Start::agent()?.start().await?;
+    let agent = Start::agent()?.flushing_freely().start().await?;
     for (controller, has_cpu) in [("memory", false), ("cpuacct", true)] {
         // A host of cgroup v2 alone has none. What v1 walks need of no controller is tested below, everywhere.
         let Some(mut tree) = TestTree::v1(controller)? else { continue };
@@ -42,7 +42,7 @@ async fn a_v1_controller_walks_by_path_and_never_says_zero_for_unknown() -> Resu
 #[tokio::test(flavor = "multi_thread")]
 async fn a_v1_walk_goes_on_from_slice_to_slice() -> Result<()> {
     let v1 = NamedV1::mount()?;
-    let agent = Start::agent()?.flag("--slice-time-max", "10us").start().await?;
+    let agent = Start::agent()?.flushing_freely().flag("--slice-time-max", "10us").start().await?;
     let mut made = HashSet::from([v1.tree().id("")?]);
     for group in 0..20 {
         made.insert(v1.tree().make(&format!("{group}"))?);

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use crate::{Limit, Metric, MetricKind, UnknownMetric};
 
 /// How a metric's value is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Comparison {
     /// `<`
     Less,
@@ -26,7 +26,7 @@ const SIGNS: [(&str, Comparison); 4] = [
 ];
 
 /// Something that is true of a cgroup or is not, such as `memory.max_bytes<max`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Condition {
     /// What is compared.
     pub metric: Metric,

@@ -103,6 +103,8 @@ fn limits(config: &AgentConfig) -> Vec<AgentLimit> {
         ("locked_rows_max", config.locked_rows_max),
         ("collector_cgroups_max", config.collector_cgroups_max),
         ("walk_queue_max", config.walk_queue_max),
+        ("walk_waiters_max", config.walk_waiters_max),
+        ("walk_cache_rows_max", config.walk_cache_rows_max),
         ("flush_waiters_max", config.flush_waiters_max),
         ("flushes_per_second_max", config.flushes_per_second_max),
         ("subscribers_max", config.subscribers_max),

@@ -12,9 +12,11 @@ pub(crate) use capabilities::capabilities;
 pub(crate) use spec::wire_order;
 
 use std::{
+    mem,
     pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
+    vec,
 };
 
 use cgfleet_model::{Collector, MetricSet, UnknownCollector};
@@ -24,7 +26,7 @@ use cgfleet_proto::v1::{
     AgentServiceSetCollectorRequest, AgentServiceSetCollectorResponse, CgroupSample, CollectorState,
     GetCapabilitiesRequest, GetCapabilitiesResponse, ListCollectorsRequest, ListCollectorsResponse,
     ListViewsRequest, ListViewsResponse, SampleBatch, SubscribeRequest, SubscribeResponse, WalkHeader,
-    WalkRequest, WalkResponse, agent_service_server::AgentService, walk_response::Event,
+    WalkRequest, WalkResponse, WalkSummary, agent_service_server::AgentService, walk_response::Event,
 };
 use cgfleet_rpc::wire_error::WireError;
 use futures::{Stream, stream};
@@ -32,7 +34,13 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::{feeds::Feeds, identity::Identity, views::Views, walker::Walker, workloads::Workloads};
+use crate::{
+    feeds::Feeds,
+    identity::Identity,
+    views::Views,
+    walker::{Answered, Walked, Walker},
+    workloads::Workloads,
+};
 
 /// Rows in one message: far below the 4 MiB that gRPC accepts by default, also for long paths.
 const BATCH_ROWS: usize = 500;
@@ -65,20 +73,23 @@ impl AgentService for Agent {
     type SubscribeStream = Answers<SubscribeResponse>;
 
     async fn walk(&self, request: Request<WalkRequest>) -> Result<Response<Self::WalkStream>, Status> {
-        let spec = spec::walk_spec(request.into_inner().spec)?;
+        let (spec, freshness) = spec::walk_request(request.into_inner().spec)?;
         let started_at = SystemTime::now();
         let target = spec.target.to_text();
-        let walked = self.walker.walk(spec).await.map_err(WireError::from)?;
-        tracing::debug!(target, rows = walked.samples.len(), walk_ns = walked.summary.walk_ns, "walked");
+        let answered = self.walker.answer(spec, freshness).await;
+        let Answered { walked, shared, took } = answered.map_err(|error| WireError::from(&*error))?;
+        let (rows, walk_ns) = (walked.samples.len(), walked.summary.walk_ns);
+        tracing::debug!(target, rows, walk_ns, shared, "walked");
         let header = WalkHeader {
             host_id: self.identity.host_id.to_string(),
             boot_id: self.identity.boot_id.to_string(),
             hostname: self.identity.hostname.clone(),
             started_at: Some(started_at.into()),
         };
-        let batches = Batches(walked.samples.into_iter()).map(Event::Batch);
-        let events =
-            [Event::Header(header)].into_iter().chain(batches).chain([Event::Summary(walked.summary)]);
+        let request_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let summary = WalkSummary { shared, request_ns, ..walked.summary.clone() };
+        let batches = Batches::of(walked).map(Event::Batch);
+        let events = [Event::Header(header)].into_iter().chain(batches).chain([Event::Summary(summary)]);
         Ok(Response::new(Box::pin(stream::iter(events.map(|event| Ok(WalkResponse { event: Some(event) }))))))
     }
 
@@ -165,14 +176,57 @@ impl AgentService for Agent {
 /// What a collector can be switched to.
 const STATES: &str = "COLLECTOR_STATE_ON (1), COLLECTOR_STATE_OFF (2)";
 
-/// Cuts samples into messages, as they are taken.
-struct Batches<I>(I);
+/// An answer's rows cut into messages, each as it is taken.
+enum Batches {
+    /// Nobody else has the answer.
+    Own(vec::IntoIter<CgroupSample>),
+    /// Others may have it: its rows are copied, from this one on.
+    Shared(Arc<Walked>, usize),
+}
 
-impl<I: Iterator<Item = CgroupSample>> Iterator for Batches<I> {
+impl Batches {
+    fn of(walked: Arc<Walked>) -> Self {
+        match Arc::try_unwrap(walked) {
+            Ok(walked) => Self::Own(walked.samples.into_iter()),
+            Err(walked) => Self::Shared(walked, 0),
+        }
+    }
+}
+
+impl Iterator for Batches {
     type Item = SampleBatch;
 
     fn next(&mut self) -> Option<SampleBatch> {
-        let samples: Vec<CgroupSample> = self.0.by_ref().take(BATCH_ROWS).collect();
+        let samples: Vec<CgroupSample> = match self {
+            Self::Own(samples) => samples.by_ref().take(BATCH_ROWS).collect(),
+            Self::Shared(walked, from) => {
+                let to = walked.samples.len().min(*from + BATCH_ROWS);
+                walked.samples[mem::replace(from, to)..to].to_vec()
+            }
+        };
         (!samples.is_empty()).then_some(SampleBatch { samples })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_sent_once_whoever_has_the_answer() {
+        for count in [0, 1, BATCH_ROWS, BATCH_ROWS + 1, 3 * BATCH_ROWS] {
+            let sample = |cgroup_id| CgroupSample { cgroup_id, ..CgroupSample::default() };
+            let samples: Vec<_> = (0..count as u64).map(sample).collect();
+            for is_shared in [true, false] {
+                let summary = WalkSummary::default();
+                let walked = Arc::new(Walked { samples: samples.clone(), summary });
+                let other = is_shared.then(|| Arc::clone(&walked));
+                let batches: Vec<SampleBatch> = Batches::of(walked).collect();
+                assert!(batches.iter().all(|batch| (1..=BATCH_ROWS).contains(&batch.samples.len())));
+                let sent: Vec<_> = batches.into_iter().flat_map(|batch| batch.samples).collect();
+                assert_eq!(sent, samples);
+                drop(other);
+            }
+        }
     }
 }

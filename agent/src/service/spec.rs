@@ -6,13 +6,14 @@ use cgfleet_model::{
 use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{
-        CgroupOrder, CgroupTarget, Comparison as WireComparison, Condition as WireCondition, HierarchyJoin,
-        WalkEngine as WireEngine, WalkSpec as WireSpec, WorkloadFilter as WireFilter,
+        CgroupOrder, CgroupTarget, Comparison as WireComparison, Condition as WireCondition,
+        FlushMode as WireFlush, HierarchyJoin, WalkEngine as WireEngine, WalkSpec as WireSpec,
+        WorkloadFilter as WireFilter,
     },
 };
-use cgfleet_rpc::wire_error::WireError;
+use cgfleet_rpc::{duration, wire_error::WireError};
 
-use crate::walker::{Naming, Order, Target, WalkEngine, WalkSpec};
+use crate::walker::{FlushMode, Freshness, Naming, Order, Target, WalkEngine, WalkSpec};
 
 /// What the orders are called in errors.
 const ORDERS: &str = "CGROUP_ORDER_SELF_ONLY (1), CGROUP_ORDER_DESCENDANTS_PRE (2), \
@@ -23,9 +24,21 @@ const ORDERS: &str = "CGROUP_ORDER_SELF_ONLY (1), CGROUP_ORDER_DESCENDANTS_PRE (
 const ENGINES: &str = "WALK_ENGINE_UNSPECIFIED (0), WALK_ENGINE_LOCKED (1), WALK_ENGINE_UNLOCKED (2), \
                        WALK_ENGINE_FILES (3)";
 
-/// Parses what to walk.
-pub(super) fn walk_spec(spec: Option<WireSpec>) -> Result<WalkSpec, WireError> {
+/// What the modes are called in errors.
+const FLUSH_MODES: &str = "FLUSH_MODE_UNSPECIFIED (0), FLUSH_MODE_NEVER (1), FLUSH_MODE_IF_STALE (2), \
+                           FLUSH_MODE_ALWAYS (3)";
+
+/// Parses what to walk, and how fresh the answer has to be.
+pub(super) fn walk_request(spec: Option<WireSpec>) -> Result<(WalkSpec, Freshness), WireError> {
     let spec = spec.ok_or_else(|| WireError::invalid_field("spec", "", "a walk's specification"))?;
+    let freshness = Freshness {
+        max_staleness: duration::staleness("spec.max_staleness", spec.max_staleness)?,
+        flush: flush_mode(spec.flush)?,
+    };
+    Ok((walk_spec(spec)?, freshness))
+}
+
+fn walk_spec(spec: WireSpec) -> Result<WalkSpec, WireError> {
     let order = order("spec.order", spec.order)?;
     let engine = engine(spec.engine)?;
     if spec.max_depth.is_some() && order == Order::AncestorsUp {
@@ -97,6 +110,16 @@ fn engine(wire: i32) -> Result<Option<WalkEngine>, WireError> {
         Ok(WireEngine::Locked) => Ok(Some(WalkEngine::Locked)),
         Ok(WireEngine::Files) => Ok(Some(WalkEngine::Files)),
         Err(_) => Err(WireError::invalid_field("spec.engine", wire, ENGINES)),
+    }
+}
+
+/// Whether rstat is flushed.
+fn flush_mode(wire: i32) -> Result<FlushMode, WireError> {
+    match WireFlush::try_from(wire) {
+        Ok(WireFlush::Never) => Ok(FlushMode::Never),
+        Ok(WireFlush::Unspecified | WireFlush::IfStale) => Ok(FlushMode::IfStale),
+        Ok(WireFlush::Always) => Ok(FlushMode::Always),
+        Err(_) => Err(WireError::invalid_field("spec.flush", wire, FLUSH_MODES)),
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     Description, WalkEngine, WalkError, WalkSpec, Walked,
     bpf::{BpfEngine, BpfWalk},
     files::FilesEngine,
-    flush::{FlushSite, FlushSpec, FlushedSubtree},
+    flush::{FlushSite, FlushSpec, FlushedSubtree, Freshening},
     join, naming,
     removals::RemovalWatch,
     sources,
@@ -81,7 +81,11 @@ impl Engine {
         ]
     }
 
-    pub(super) fn walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError> {
+    pub(super) fn walk(
+        &mut self,
+        spec: &WalkSpec,
+        freshening: &mut Freshening<'_>,
+    ) -> Result<Walked, WalkError> {
         let asked = spec.metrics;
         let condition = spec.stop_when;
         let limit = spec.limit;
@@ -89,9 +93,9 @@ impl Engine {
         spec.limit = spec.naming.walk_limit(limit);
         spec.metrics.extend(condition.map(|condition| condition.metric));
         let mut walked = if spec.joins_hierarchies {
-            join::walk(&self.hierarchies.clone(), &spec, |spec| self.walk_one(spec))?
+            join::walk(&self.hierarchies.clone(), &spec, |spec| self.walk_one(spec, freshening))?
         } else {
-            self.walk_one(&spec)?
+            self.walk_one(&spec, freshening)?
         };
         // The kernel side has ended the walk already, unless the metric is none that it reads.
         let holds = |sample: &CgroupSample| {
@@ -111,7 +115,7 @@ impl Engine {
     }
 
     /// Walks in one hierarchy.
-    fn walk_one(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError> {
+    fn walk_one(&mut self, spec: &WalkSpec, freshening: &mut Freshening<'_>) -> Result<Walked, WalkError> {
         let walk = match spec.engine {
             Some(WalkEngine::Files) => return self.files.walk(spec),
             Some(WalkEngine::Locked) => BpfWalk::Locked,
@@ -120,7 +124,8 @@ impl Engine {
         };
         match &mut self.bpf {
             Ok(bpf) => {
-                let mut walked = bpf.walk(spec, walk, self.collectors.needs_flush(spec.metrics))?;
+                let needs_flush = self.collectors.needs_flush(spec.metrics);
+                let mut walked = bpf.walk(spec, walk, needs_flush, freshening)?;
                 let flushed_id = walked.summary.flushed_cgroup_id;
                 self.collectors.fill(&mut walked.samples, spec.metrics, flushed_id);
                 Ok(walked)

@@ -79,9 +79,15 @@ fn merge(joined: &mut Walked, other: Walked) {
     add(&mut joined.summary, &other.summary);
 }
 
-/// What it cost, together. How it ended is the first walk's, unless another was cut.
+/// What it cost, together. How it ended is the first walk's, unless another was cut; the flush is that of the first
+/// that needed one.
 fn add(summary: &mut WalkSummary, other: &WalkSummary) {
     summary.cgroups_visited += other.cgroups_visited;
+    if summary.flushed_cgroup_id == 0 {
+        summary.flushed_cgroup_id = other.flushed_cgroup_id;
+        summary.flushed_at = other.flushed_at;
+        summary.flush_outcome = other.flush_outcome;
+    }
     summary.flush_ns += other.flush_ns;
     summary.walk_ns += other.walk_ns;
     summary.files_ns += other.files_ns;

@@ -2,7 +2,9 @@
 //!
 //! Requests come through a bounded queue; answers go back whole. Must not know gRPC.
 
+mod answers;
 mod bpf;
+mod demand;
 mod engine;
 mod files;
 mod find;
@@ -13,8 +15,14 @@ mod removals;
 mod request;
 mod sample_files;
 mod sources;
+mod waiting;
 
-use std::{io, thread, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use cgfleet_model::Collector;
 use cgfleet_proto::v1::{self, CgroupSample, WalkSummary};
@@ -24,8 +32,13 @@ use tokio::{
     time::timeout,
 };
 
-use flush::{Ledger, Waiter, Waiting};
+use answers::{Answers, Asked, WalkWaiter};
+use demand::Demand;
+use flush::{FlushDemand, FlushRule, FlushWaiter, Freshening, Ledger};
+use waiting::Waiting;
 
+pub use answers::Answered;
+pub use demand::{FlushMode, Freshness};
 pub use engine::Engine;
 pub(crate) use find::{Found, find};
 pub use flush::{
@@ -57,16 +70,23 @@ pub struct Description {
 /// What the walker may be asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct WalkerLimits {
-    /// The most requests that wait, equal flushes being one; more are refused.
+    /// The most requests that wait, equal ones being one; more are refused.
     pub queue_max: usize,
+    /// The most requesters that wait for walks; more are refused.
+    pub walk_waiters_max: usize,
+    /// The most rows of answers that are kept for others.
+    pub kept_rows_max: usize,
     /// The most requesters that wait for flushes; more are refused.
     pub flush_waiters_max: usize,
-    /// The most flushes that are performed in a second because they were requested.
+    /// The most flushes that are performed in a second because they, or walks, were requested.
     pub flushes_per_second_max: u32,
 }
 
 enum Job {
+    /// For the agent itself.
     Walk(WalkSpec, oneshot::Sender<Result<Walked, WalkError>>),
+    /// Who asks for it is among those who wait.
+    Answer(Asked),
     /// Who asks for it is among those who wait.
     Flush(FlushSpec),
     Describe(oneshot::Sender<Result<Description, WalkError>>),
@@ -80,27 +100,34 @@ enum Job {
 #[derive(Debug, Clone)]
 pub struct Walker {
     jobs: mpsc::Sender<Job>,
-    waiting: Waiting,
+    answers: Answers,
+    waiting: Waiting<FlushSpec, FlushWaiter>,
 }
 
 impl Walker {
     /// Starts the thread.
     pub fn start(mut engine: Engine, limits: WalkerLimits) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel(limits.queue_max);
-        let waiting = Waiting::new(limits.flush_waiters_max);
-        let waiters = waiting.clone();
+        let answers = Answers::new(limits.walk_waiters_max, limits.kept_rows_max);
+        let full = |waiters_max| WalkError::FlushWaitersFull { waiters_max };
+        let waiting = Waiting::new(limits.flush_waiters_max, full);
+        let (of_walks, waiters) = (answers.clone(), waiting.clone());
         let mut ledger = Ledger::new(limits.flushes_per_second_max);
         let clock = runtime::Builder::new_current_thread().enable_time().build()?;
         thread::Builder::new().name("walker".to_owned()).spawn(move || {
             // Should the engine panic, who waits is told, and nobody can be queued any more by then.
-            let _abandoned = waiters.abandoned_on_drop();
+            let _abandoned = (of_walks.waiting.abandoned_on_drop(), waiters.abandoned_on_drop());
             let mut queue = queue;
             while let Some(job) = next_job(&mut engine, &mut queue, &clock) {
                 engine.tidy();
                 // A requester that has gone does not want the answer, nor the work for it.
                 match job {
                     Job::Walk(_, answer) if answer.is_closed() => {}
-                    Job::Walk(spec, answer) => drop(answer.send(engine.walk(&spec))),
+                    Job::Walk(spec, answer) => {
+                        let mut freshening = Freshening::new(&mut ledger, FlushRule::Always);
+                        drop(answer.send(engine.walk(&spec, &mut freshening)));
+                    }
+                    Job::Answer(asked) => of_walks.answer_all(&mut engine, &mut ledger, &asked),
                     Job::Describe(answer) => drop(answer.send(engine.describe())),
                     Job::ListCollectors(answer) => {
                         drop(answer.send(engine.collectors.list().map_err(WalkError::from)));
@@ -118,10 +145,23 @@ impl Walker {
                 }
             }
         })?;
-        Ok(Self { jobs, waiting })
+        Ok(Self { jobs, answers, waiting })
     }
 
-    /// Walks.
+    /// Has a request answered: by a walk of its own, or one that it shares.
+    pub async fn answer(&self, spec: WalkSpec, freshness: Freshness) -> Result<Answered, Arc<WalkError>> {
+        let demand = Demand { asked_at: Instant::now(), freshness };
+        if let Some(answered) = self.answers.kept(&spec, &demand) {
+            return Ok(answered);
+        }
+        let (sender, answer) = oneshot::channel();
+        let asked = Asked { spec, flush: freshness.flush };
+        let waiter = WalkWaiter { demand, answer: sender };
+        self.answers.waiting.join(asked, waiter, |asked| self.queue(Job::Answer(asked)))?;
+        answer.await.map_err(|_| WalkError::Stopped)?
+    }
+
+    /// Walks for the agent itself: flushed, out of no budget, and shared with nobody.
     pub async fn walk(&self, spec: WalkSpec) -> Result<Walked, WalkError> {
         self.ask(|answer| Job::Walk(spec, answer)).await
     }
@@ -165,7 +205,8 @@ impl Walker {
     /// Has a cgroup flushed, unless a flush that ended no longer than `max_staleness` ago will do.
     pub async fn flush(&self, spec: FlushSpec, max_staleness: Duration) -> Result<FlushAnswer, WalkError> {
         let (sender, answer) = oneshot::channel();
-        let waiter = Waiter::new(max_staleness, sender);
+        let demand = FlushDemand { asked_at: Instant::now(), max_staleness };
+        let waiter = FlushWaiter { demand, answer: sender };
         self.waiting.join(spec, waiter, |spec| self.queue(Job::Flush(spec)))?;
         answer.await.map_err(|_| WalkError::Stopped)?
     }

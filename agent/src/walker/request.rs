@@ -1,5 +1,7 @@
 //! What can be asked of the walker, and how it can fail.
 
+use std::time::Duration;
+
 use cgfleet_ebpf::abi;
 use cgfleet_model::{Condition, MetricSet, escape_path};
 use cgfleet_proto::v1;
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// The order of a walk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Order {
     /// The target alone.
     SelfOnly,
@@ -44,7 +46,7 @@ impl Order {
 }
 
 /// How a walk is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WalkEngine {
     /// Under cgroup_mutex, at once or subtree by subtree.
     Locked,
@@ -95,8 +97,8 @@ impl Target {
     }
 }
 
-/// What to walk.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What to walk. Requests for the same share a walk.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct WalkSpec {
     /// Where it starts.
     pub target: Target,
@@ -212,6 +214,23 @@ pub enum WalkError {
     QueueFull {
         /// The limit.
         queue_max: usize,
+    },
+    /// Too many wait for walks.
+    #[error("{waiters_max} requests wait for walks already (walk_waiters_max); try again")]
+    WalkWaitersFull {
+        /// The limit.
+        waiters_max: usize,
+    },
+    /// The flush that the walk needs is one too many.
+    #[error(
+        "the walk needs a flush, and no more than {per_second_max} a second are performed \
+         (flushes_per_second_max); allow one of late (max_staleness), or none (flush)"
+    )]
+    FlushRateLimited {
+        /// The limit.
+        per_second_max: u32,
+        /// In what time one is to be had again.
+        retry_after: Duration,
     },
     /// Too many wait for flushes.
     #[error("{waiters_max} requests wait for flushes already (flush_waiters_max); try again")]

@@ -2,6 +2,7 @@
 
 mod collectors;
 mod fields;
+mod freshness;
 mod hosts;
 mod values;
 mod view;
@@ -14,10 +15,12 @@ use cgfleet_proto::v1::CgroupTarget;
 use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser, error::ErrorKind};
 use jiff::Timestamp;
 
+pub(crate) use self::values::parse_staleness;
 use self::values::{parse_levels, parse_limit, parse_moment_now, parse_timeout};
 pub(crate) use self::{
     collectors::{BothWays, CollectorsArgs, Switch},
     fields::{Columns, FieldsArgs},
+    freshness::FreshnessArgs,
     hosts::{Answerer, HostArgs, HostTimeoutArgs},
     view::{CreateViewArgs, DeleteViewArgs, ListViewsArgs, ViewArgs, ViewCommand},
     workload::WorkloadArgs,
@@ -137,6 +140,8 @@ pub(crate) struct QueryArgs {
     pub(crate) join: Option<Join>,
     #[command(flatten)]
     pub(crate) workload: WorkloadArgs,
+    #[command(flatten)]
+    pub(crate) freshness: FreshnessArgs,
     #[command(flatten)]
     pub(crate) host_timeout: HostTimeoutArgs,
     #[command(flatten)]

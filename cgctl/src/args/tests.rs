@@ -23,6 +23,9 @@ fn what_is_asked_of_whom_is_read() {
         "query --all /a --order ancestors --stop-when memory.max_bytes<max --join path --engine files",
         "query --all --pod shop/web-0 --container nginx --unit kubepods.slice",
         "query --all --pod 74c13223-5a00-11e9-b385-42010a80018d --container 3f4a9b12cdef",
+        "query --all --max-staleness 2s --flush if-stale",
+        "query --agent h:1 --max-staleness 1h --flush always",
+        "query --all --flush never",
         "flush --all /a --server http://s:1 --timeout 2m",
         "flush --agent h:1",
         "history --host a /x --since now",
@@ -61,6 +64,11 @@ fn bad_usage_is_one_line_that_says_what_is_allowed() {
     check("query --all --stop-when memory<1", &["'memory<1'", "unknown field"]);
     check("query --all --stop-when cpu.usage_usec", &["METRIC<VALUE"]);
     check("query --all --join id", &["'id'", "path"]);
+    check("query --all --max-staleness 2", &["'2'", "a time with its unit", "0s to 1h"]);
+    check("query --all --max-staleness 61m", &["'61m'", "0s to 1h"]);
+    check("query --all --max-staleness -1s", &["'-1s'", "0s to 1h"]);
+    check("query --all --flush now", &["'now'", "never, if-stale, always"]);
+    check("flush --all --max-staleness 2", &["'2'", "a time with its unit"]);
     check("query --all --limit 0", &["'0'", "1 to 4294967295"]);
     check("query --all --pod Web", &["'Web'", "--pod", "namespace/name"]);
     check("query --all --pod=", &["--pod", "a pod's name"]);

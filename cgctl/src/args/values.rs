@@ -29,6 +29,14 @@ pub(super) fn parse_levels(text: &str) -> Result<u32, InvalidLevels> {
 #[error("allowed: a number of levels, 0 to {}", u32::MAX)]
 pub(super) struct InvalidLevels;
 
+pub(crate) fn parse_staleness(text: &str) -> Result<Duration, InvalidStaleness> {
+    humantime::parse_duration(text).map_err(|_| InvalidStaleness)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("allowed: a time with its unit (500ms, 5s, 2m), or 0s")]
+pub(crate) struct InvalidStaleness;
+
 pub(super) fn parse_timeout(text: &str) -> Result<Duration, InvalidTimeout> {
     let timeout = humantime::parse_duration(text).map_err(|_| InvalidTimeout)?;
     if timeout.is_zero() || timeout > TIMEOUT_MAX { Err(InvalidTimeout) } else { Ok(timeout) }

@@ -1,14 +1,17 @@
 //! JSON shapes that several commands share; `docs/cli.md` promises them. An absent field is left
 //! out, never zero or null.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use cgfleet_model::{Limit, Metric, MetricGroup, MetricKind};
 use cgfleet_proto::v1::{CgroupSample, ErrorReason, HostError, IoDeviceSample, Workload};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{exit::Tally, moment, words};
+use crate::{exit::Tally, moment, output::table::nanoseconds, words};
 
 /// Writes one value and a line end.
 pub(crate) fn write_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
@@ -132,17 +135,25 @@ pub(crate) struct Failure<'a> {
     reason: &'static str,
     message: &'a str,
     code: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ns: Option<u64>,
 }
 
 impl<'a> From<&'a HostError> for Failure<'a> {
     fn from(error: &'a HostError) -> Self {
-        Self { reason: reason(error), message: &error.message, code: error.code }
+        let retry_after_ns = retry_after(error).map(nanoseconds);
+        Self { reason: reason(error), message: &error.message, code: error.code, retry_after_ns }
     }
 }
 
 /// A failed host's reason; `UNSPECIFIED` if it is newer than this version.
 pub(crate) fn reason(error: &HostError) -> &'static str {
     ErrorReason::try_from(error.reason).unwrap_or(ErrorReason::Unspecified).as_wire()
+}
+
+/// When a failed host says to try again.
+pub(crate) fn retry_after(error: &HostError) -> Option<Duration> {
+    Duration::try_from(error.retry_after?).ok()
 }
 
 /// How many hosts answered how.

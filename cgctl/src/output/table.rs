@@ -208,6 +208,11 @@ pub(crate) fn elapsed(ns: u64) -> String {
     format!("{value:.2} s")
 }
 
+/// A time in nanoseconds.
+pub(crate) fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// A moment in a time zone, such that `--since` reads it back.
 pub(crate) fn moment_cell(moment: &prost_types::Timestamp, zone: &TimeZone) -> Option<String> {
     let zoned = moment::from_proto(moment)?.to_zoned(zone.clone());

@@ -10,12 +10,13 @@ use cgfleet_proto::v1::{
     CgroupOrder, HierarchyJoin, HostResult, QueryRequest, WalkEnd, WalkEngine, WalkSpec,
     host_result::Outcome, query_response::Event,
 };
+use jiff::tz::TimeZone;
 use tonic::Code;
 
 use crate::{
     Calls,
     args::{Answerer, QueryArgs},
-    error::Error,
+    error::{Error, again},
     exit::{Exit, HostOutcome, Tally},
     output::{Format, conclude, json, note, stdout},
     words,
@@ -37,6 +38,8 @@ pub(crate) async fn run(args: QueryArgs, calls: &Calls) -> Result<Exit, Error> {
         stop_when: args.stop_when.map(words::condition),
         join: args.join.map_or(HierarchyJoin::Unspecified, HierarchyJoin::from).into(),
         workload: args.workload.into_filter(),
+        max_staleness: args.freshness.max_staleness(),
+        flush: args.freshness.flush(),
         ..WalkSpec::default()
     };
     let mut answer = match Answerer::from(args.hosts) {
@@ -108,7 +111,7 @@ impl<W: Write> Report<W> {
             return Err(error);
         }
         self.writer.finish(&self.tally)?;
-        if let Some(cost) = self.cost.line() {
+        if let Some(cost) = self.cost.line(&TimeZone::system()) {
             note(&cost);
         }
         Ok(conclude(&self.tally, broke_off.as_ref()))
@@ -142,7 +145,9 @@ fn trouble_of(result: &HostResult) -> Option<String> {
                 Some("the walk ended in a way that this version does not know".to_owned())
             }
         },
-        Some(Outcome::Error(error)) => Some(format!("{}: {}", json::reason(error), error.message)),
+        Some(Outcome::Error(error)) => {
+            Some(format!("{}: {}{}", json::reason(error), error.message, again(json::retry_after(error))))
+        }
         None => Some("the server gave no result".to_owned()),
     }
 }
@@ -152,6 +157,20 @@ mod tests {
     use cgfleet_proto::v1::{ErrorReason, HostError, WalkSummary};
 
     use super::*;
+
+    #[test]
+    fn a_host_that_says_when_to_try_again_is_quoted() {
+        let error = HostError {
+            code: Code::ResourceExhausted as i32,
+            reason: ErrorReason::FlushRateLimited.into(),
+            message: "too many".into(),
+            retry_after: Some(prost_types::Duration { seconds: 0, nanos: 250_000_000 }),
+        };
+        let result = HostResult { outcome: Some(Outcome::Error(error)), ..HostResult::default() };
+        let expect = "FLUSH_RATE_LIMITED: too many; try again in 250 ms";
+        assert_eq!(trouble_of(&result).as_deref(), Some(expect));
+        assert_eq!(outcome_of(&result), HostOutcome::Failed(Exit::Partial));
+    }
 
     #[test]
     fn a_host_counts_by_how_its_walk_ended() {

@@ -184,12 +184,18 @@ struct Ending<'a> {
     flushed_cgroup_id: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     flushed_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flush_outcome: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_at: Option<String>,
     flush_ns: u64,
     walk_ns: u64,
     cgroup_mutex_held_ns_max: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     unbroken_ns_max: Option<u64>,
     files_ns: u64,
+    request_ns: u64,
+    shared: bool,
 }
 
 impl<'a> Ending<'a> {
@@ -202,11 +208,15 @@ impl<'a> Ending<'a> {
             cgroups_visited: summary.cgroups_visited,
             flushed_cgroup_id: Some(summary.flushed_cgroup_id).filter(|id| *id != 0),
             flushed_at: rfc3339(summary.flushed_at.as_ref()),
+            flush_outcome: words::flush_outcome(summary.flush_outcome),
+            read_at: rfc3339(summary.read_at.as_ref()),
             flush_ns: summary.flush_ns,
             walk_ns: summary.walk_ns,
             cgroup_mutex_held_ns_max: summary.cgroup_mutex_held_ns_max,
             unbroken_ns_max: summary.unbroken_ns_max,
             files_ns: summary.files_ns,
+            request_ns: summary.request_ns,
+            shared: summary.shared,
         }
     }
 }

@@ -99,7 +99,19 @@ fn bad_specs() -> Vec<(Option<WalkSpec>, Refusal<'static>)> {
             Some(WalkSpec { workload: workload("web-0", "", "ssh"), ..root() }),
             invalid(&["spec.workload.unit", "\"ssh\"", "ssh.service"]),
         ),
+        (Some(WalkSpec { flush: 99, ..root() }), invalid(&["spec.flush", "\"99\""])),
+        (Some(WalkSpec { flush: -1, ..root() }), invalid(&["spec.flush", "\"-1\""])),
+        (stale(-1, 0), invalid(&["spec.max_staleness", "\"-1s and 0ns\"", "0s to 3600s"])),
+        (stale(0, -1), invalid(&["spec.max_staleness", "\"0s and -1ns\"", "0s to 3600s"])),
+        (stale(0, 1_000_000_000), invalid(&["spec.max_staleness", "0s to 3600s"])),
+        (stale(3600, 1), invalid(&["spec.max_staleness", "\"3600.000000001s\"", "0s to 3600s"])),
+        (stale(i64::MAX, 999_999_999), invalid(&["spec.max_staleness", "0s to 3600s"])),
+        (stale(i64::MIN, i32::MIN), invalid(&["spec.max_staleness", "0s to 3600s"])),
     ]
+}
+
+fn stale(seconds: i64, nanos: i32) -> Option<WalkSpec> {
+    Some(WalkSpec { max_staleness: Some(Duration { seconds, nanos }), ..self_of(by_path("/")) })
 }
 
 fn workload(pod: &str, container: &str, unit: &str) -> Option<WorkloadFilter> {
@@ -173,6 +185,10 @@ async fn an_agent_refuses_what_it_cannot_walk() -> Result<()> {
         (
             WalkSpec { join: 99, ..self_of(by_path("/")) },
             invalid(&["spec.join", "\"99\"", "HIERARCHY_JOIN_PATH (1)"]),
+        ),
+        (
+            WalkSpec { flush: 99, ..self_of(by_path("/")) },
+            invalid(&["spec.flush", "\"99\"", "FLUSH_MODE_ALWAYS (3)"]),
         ),
         (
             WalkSpec { engine: 99, ..self_of(by_path("/")) },

@@ -18,7 +18,7 @@ pub(crate) const LEAVES: [&str; 4] = ["child1/1_1", "child1/1_2", "child2/2_1", 
 
 /// An agent with these collectors on.
 pub(crate) async fn start(collectors: &str) -> Result<Daemon> {
-    let agent = Start::agent()?.flag("--bpf", "require").flag("--collectors", collectors);
+    let agent = Start::agent()?.flushing_freely().flag("--bpf", "require").flag("--collectors", collectors);
     let agent = agent.start().await?;
     for collector in collectors.split(',') {
         let found = find(&agent, collector).await?;

@@ -98,11 +98,13 @@ impl World {
         }
         let directories: Vec<PathBuf> = cgroups.iter().map(|cgroup| cgroup.directory("")).collect();
         let start = match self.surroundings {
-            Surroundings::Host => Start::agent()?.flag("--collectors", ""),
+            Surroundings::Host => Start::agent()?.flushing_freely().flag("--collectors", ""),
             Surroundings::PrivateNamespace => {
-                Start::agent()?.flag("--collectors", "").in_cgroup_namespace(&directories)
+                Start::agent()?.flushing_freely().flag("--collectors", "").in_cgroup_namespace(&directories)
             }
-            Surroundings::Container => Start::agent()?.flag("--collectors", "").in_container(&directories[0]),
+            Surroundings::Container => {
+                Start::agent()?.flushing_freely().flag("--collectors", "").in_container(&directories[0])
+            }
         };
         let runtime = Runtime::new()?;
         let agent = runtime.block_on(start.start())?;

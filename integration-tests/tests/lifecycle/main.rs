@@ -51,7 +51,13 @@ pub(crate) fn walker(slots: u32, kept_max: u32) -> Result<Walker> {
     let engine = Engine::new(Ok(kernel()?), collectors, workloads, &hierarchies, 1_000_000);
     let all = MetricSet::from_paths([])?;
     let engine = engine.with_lifecycle(Lifecycle::load(slots)?, all, kept_max);
-    let limits = WalkerLimits { queue_max: 64, flush_waiters_max: 64, flushes_per_second_max: 100 };
+    let limits = WalkerLimits {
+        queue_max: 64,
+        walk_waiters_max: 64,
+        kept_rows_max: 0,
+        flush_waiters_max: 64,
+        flushes_per_second_max: 100,
+    };
     Ok(Walker::start(engine, limits)?)
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn test(forest: &Forest) -> Result<()> {
 }
 
 async fn compare_all(forest: &Forest) -> Result<()> {
-    let agent = Start::agent()?.start().await?;
+    let agent = Start::agent()?.flushing_freely().start().await?;
     let mut oracle = Oracle::ask(&agent).await?;
     let mut engines = [WalkEngine::Unlocked, WalkEngine::Locked].into_iter().cycle();
     let mut rounds = 0;

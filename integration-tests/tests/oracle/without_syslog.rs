@@ -27,9 +27,9 @@ pub(crate) fn test(forest: &Forest) -> Result<()> {
 }
 
 async fn compare_agents(forest: &Forest) -> Result<()> {
-    let privileged = Start::agent()?.start().await?;
+    let privileged = Start::agent()?.flushing_freely().start().await?;
     let without_syslog = ["setpriv", "--bounding-set=-syslog", "--inh-caps=-syslog"];
-    let calibrated = Start::agent()?.under(&without_syslog).start().await?;
+    let calibrated = Start::agent()?.flushing_freely().under(&without_syslog).start().await?;
     let (told, found) = (places(&privileged).await?, places(&calibrated).await?);
     println!("memory.stat: {} keys with kallsyms, {} without it", told.len(), found.len());
     let kallsyms = Kallsyms::read()?;

@@ -121,7 +121,7 @@ async fn every_walk_has_the_rows_that_bpf_gives() -> Result<()> {
             tree.make(below)?;
         }
     }
-    let (with, without) = (Start::agent()?.start().await?, agents().await?);
+    let (with, without) = (Start::agent()?.flushing_freely().start().await?, agents().await?);
     let v2 = &trees[0].1;
     let by_name = named.hierarchy();
     let hierarchies = trees.iter().map(|(hierarchy, tree)| (*hierarchy, tree));
@@ -161,7 +161,7 @@ async fn a_condition_ends_a_walk_where_bpf_ends_it() -> Result<()> {
             }
         }
     }
-    let (with, without) = (Start::agent()?.start().await?, agents().await?);
+    let (with, without) = (Start::agent()?.flushing_freely().start().await?, agents().await?);
     let conditions = [
         condition(Metric::StructurePopulated, Comparison::GreaterOrEqual, 1),
         condition(Metric::MemoryMax, Comparison::Less, u64::MAX),

@@ -86,7 +86,7 @@ async fn values_are_those_that_bpf_gives() -> Result<()> {
         tree.work_in("busy")?;
         throttle(tree, "busy").await?;
     }
-    let (with, without) = (Start::agent()?.start().await?, agents().await?);
+    let (with, without) = (Start::agent()?.flushing_freely().start().await?, agents().await?);
     for (hierarchy, tree) in &trees {
         for (lacking, agent) in &without {
             let mut seen = 0;

@@ -6,12 +6,12 @@ use cgfleet_model::{InvalidWorkloadFilter, Metric, UnknownMetric};
 use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{
-        CgroupOrder, Comparison, Condition, HierarchyJoin, HostResult, HostSelector, QueryRequest,
+        CgroupOrder, Comparison, Condition, FlushMode, HierarchyJoin, HostResult, HostSelector, QueryRequest,
         QueryResponse, QuerySummary, WalkEnd, WalkEngine, WalkSpec, host_result, query_response::Event,
     },
     workload_filter,
 };
-use cgfleet_rpc::{deadline, wire_error::WireError};
+use cgfleet_rpc::{deadline, duration, wire_error::WireError};
 use futures::{StreamExt as _, stream};
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Request, metadata::MetadataMap};
@@ -112,6 +112,10 @@ fn checked(spec: Option<WalkSpec>) -> Result<WalkSpec, WireError> {
     workload_filter(spec.workload.as_ref()).map_err(|InvalidWorkloadFilter { part, value, allowed }| {
         WireError::invalid_field(&format!("spec.workload.{part}"), value, allowed)
     })?;
+    if FlushMode::try_from(spec.flush).is_err() {
+        return Err(WireError::invalid_field("spec.flush", spec.flush, "a mode of FlushMode"));
+    }
+    duration::staleness("spec.max_staleness", spec.max_staleness)?;
     if let Some(condition) = &spec.stop_when {
         check_condition(condition)?;
     }

@@ -25,16 +25,15 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::{
     cgroupfs::{Hierarchies, Hierarchy, read_metrics},
-    kernel::{Flushed, Kernel, WalkRequest},
+    kernel::{Kernel, WalkRequest},
 };
 
 use super::{
-    Subsystem, Target, WalkEngine, WalkError, WalkSpec, Walked,
+    Target, WalkEngine, WalkError, WalkSpec, Walked,
     find::{Found, find},
-    flush::flush_by_files,
+    flush::Freshening,
     sample_files::set_from_files,
 };
-use flush::BY_SUBSYSTEM;
 use learned::Looks;
 use recorder::{Cost, Recorded, Recorder, Row};
 use tree::Named;
@@ -45,11 +44,6 @@ pub(super) use self::{
     raw::{RAWS, groups_of},
     recorder::BpfWalk,
 };
-
-/// What rstat keeps: the rest is current without a flush.
-const RSTAT_GROUPS: abi::cg_group = abi::CG_GROUP_CPU | STATISTICS;
-/// Of that, what is flushed with its controller's statistics where each controller has a flush of its own.
-const STATISTICS: abi::cg_group = abi::CG_GROUP_MEMORY_STAT | abi::CG_GROUP_IO;
 
 /// Runs walks and flushes by the kernel side.
 #[derive(Debug)]
@@ -91,11 +85,19 @@ impl BpfEngine {
         spec: &WalkSpec,
         engine: BpfWalk,
         needs_flush: bool,
+        freshening: &mut Freshening<'_>,
     ) -> Result<Walked, WalkError> {
-        self.try_walk(spec, engine, needs_flush).map_err(|error| error.at("spec.target", &spec.target))
+        let walked = self.try_walk(spec, engine, needs_flush, freshening);
+        walked.map_err(|error| error.at("spec.target", &spec.target))
     }
 
-    fn try_walk(&mut self, spec: &WalkSpec, engine: BpfWalk, needs_flush: bool) -> Result<Walked, WalkError> {
+    fn try_walk(
+        &mut self,
+        spec: &WalkSpec,
+        engine: BpfWalk,
+        needs_flush: bool,
+        freshening: &mut Freshening<'_>,
+    ) -> Result<Walked, WalkError> {
         if !self.without_place(spec.metrics).is_empty() {
             self.learn_memory_stat_when_due();
         }
@@ -112,8 +114,7 @@ impl BpfEngine {
             names_from: 0,
         };
         let mut cost = Cost::default();
-        let flushed = self.freshen(&request, &found, needs_flush, &mut cost)?;
-        let flushed_at = (flushed.cgroup_id != 0).then(SystemTime::now);
+        let flushed = self.freshen(&request, &found, needs_flush, freshening, &mut cost)?;
         let read_at = SystemTime::now();
         let recorded = self.recorder.record(&request, found.hierarchy_id(), engine, spec.metrics)?;
         let Recorded { rows, end, cost: walked } = recorded;
@@ -126,20 +127,24 @@ impl BpfEngine {
         let groups = request.groups;
         let sample = |row| self.sample(row, spec.metrics, groups, &mut cost.files);
         let samples = rows.into_iter().filter_map(sample).collect();
+        let of_flush = flushed.map(|(outcome, flush)| WalkSummary {
+            flush_outcome: outcome.into(),
+            flushed_cgroup_id: flush.cgroup_id,
+            flushed_at: Some(flush.flushed_at.into()),
+            flush_ns: flush.flush_ns,
+            ..WalkSummary::default()
+        });
         let summary = WalkSummary {
             engine: WalkEngine::from(engine).to_wire().into(),
             end: end.into(),
             cgroups_visited: cost.cgroups_visited,
-            flushed_cgroup_id: flushed.cgroup_id,
-            flushed_at: flushed_at.map(Into::into),
-            flush_ns: flushed.flush_ns,
             walk_ns: cost.walk_ns,
-            cgroup_mutex_held_ns_max: cost.mutex_held_ns_max.max(flushed.mutex_held_ns),
+            cgroup_mutex_held_ns_max: cost.mutex_held_ns_max,
             truncated_by: truncated_by.to_owned(),
             unbroken_ns_max: cost.unbroken_ns_max,
             files_ns: u64::try_from(cost.files.as_nanos()).unwrap_or(u64::MAX),
             read_at: Some(read_at.into()),
-            ..WalkSummary::default()
+            ..of_flush.unwrap_or_default()
         };
         Ok(Walked { samples, summary })
     }
@@ -169,64 +174,6 @@ impl BpfEngine {
     fn without_place(&self, metrics: MetricSet) -> MetricSet {
         let asked = metrics.intersection(MetricSet::of_group(MetricGroup::MemoryStat));
         asked.without(self.memory_stat().unshown()).without(self.memory_stat().metrics())
-    }
-
-    /// Flushes what the walk will read, once, at the topmost cgroup of the answer.
-    fn freshen(
-        &mut self,
-        request: &WalkRequest<'_>,
-        found: &Found,
-        needs_flush: bool,
-        cost: &mut Cost,
-    ) -> Result<Flushed, WalkError> {
-        if request.groups & RSTAT_GROUPS == 0 && !needs_flush {
-            return Ok(Flushed::default());
-        }
-        let is_v2 = found.hierarchy_id() == 0;
-        // Of v1, the CPU time is read from files.
-        let flushed =
-            if is_v2 || needs_flush { self.recorder.flush_topmost(request)? } else { Flushed::default() };
-        let by_files = request.groups & STATISTICS != 0
-            && (!is_v2 || self.recorder.kernel.facts().flushes_by_subsystem && flushed.cgroup_id != 0);
-        if by_files {
-            let started = Instant::now();
-            self.freshen_by_files(request, found, &flushed, cost)?;
-            cost.files += started.elapsed();
-        }
-        Ok(flushed)
-    }
-
-    /// Where rstat is flushed by controller, no program may flush io, nor memory before 7.0: reading their
-    /// files does (mm/memcontrol.c, mem_cgroup_flush_stats, past its threshold; block/blk-cgroup.c,
-    /// blkcg_print_stat).
-    fn freshen_by_files(
-        &mut self,
-        request: &WalkRequest<'_>,
-        found: &Found,
-        flushed: &Flushed,
-        cost: &mut Cost,
-    ) -> Result<(), WalkError> {
-        let path = if found.hierarchy_id() == 0 {
-            if self.recorder.path(0, flushed.serial).is_none() {
-                self.recorder.learn_names(&WalkRequest::ancestors(request.start), cost)?;
-            }
-            self.recorder.path(0, flushed.serial).and_then(|path| unescape_path(&path).ok())
-        } else {
-            found.topmost_path(request.order)
-        };
-        let (Some(path), Some(hierarchy)) = (path, self.hierarchies.by_id(found.hierarchy_id())) else {
-            return Ok(());
-        };
-        let Some(directory) = hierarchy.directory(&path) else { return Ok(()) };
-        let wanted: Vec<_> =
-            [(Subsystem::Memory, abi::CG_GROUP_MEMORY_STAT), (Subsystem::Io, abi::CG_GROUP_IO)]
-                .into_iter()
-                .filter_map(|(subsystem, group)| (request.groups & group != 0).then_some(subsystem))
-                .filter(|subsystem| !(flushed.memory && *subsystem == Subsystem::Memory))
-                .collect();
-        // What could not be flushed is as fresh as the kernel keeps it.
-        let _ = flush_by_files(&directory, path == b"/", &wanted, BY_SUBSYSTEM);
-        Ok(())
     }
 
     /// A row as a whole sample. `None` if an ancestor was removed before its name was read: then the

@@ -263,7 +263,7 @@ impl Cost {
     }
 
     /// Adds sessions that only brought names.
-    fn add_names(&mut self, names: &Self) {
+    pub(super) fn add_names(&mut self, names: &Self) {
         self.walk_ns += names.walk_ns;
         self.mutex_held_ns_max = self.mutex_held_ns_max.max(names.mutex_held_ns_max);
         self.unbroken_ns_max = self.unbroken_ns_max.max(names.unbroken_ns_max);

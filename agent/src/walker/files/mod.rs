@@ -14,7 +14,7 @@ use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkEngine, WalkSummary};
 use super::{
     Order, Subsystem, Target, WalkError, WalkSpec, Walked,
     find::{Found, find},
-    flush::{FlushSite, FlushSpec, FlushedSubtree, flush_by_files},
+    flush::{FlushSite, FlushSpec, FlushedSubtree, Subsystems, flush_by_files},
     sample_files::set_from_files,
 };
 use crate::cgroupfs::{Hierarchies, Hierarchy, read_metrics};
@@ -263,7 +263,7 @@ impl FilesEngine {
         };
         let ends_at_root = line.last().is_some_and(Cgroup::is_root);
         let line = line.iter().map(|cgroup| cgroup.id).collect();
-        Ok(FlushSite::new(Found::ByPath(located), spec.scope, line, ends_at_root))
+        Ok(FlushSite::new(Found::ByPath(located), spec.scope, line, ends_at_root, Subsystems::ALL))
     }
 
     /// Flushes; `None` if the cgroup was removed.
@@ -283,7 +283,9 @@ impl FilesEngine {
             path: escape_path(&cgroup.path),
             flush_ns: 0,
             files: started.elapsed(),
+            mutex_held_ns: 0,
             flushed_at: SystemTime::now(),
+            times: (started, Instant::now()),
             subsystems,
         }))
     }

@@ -30,6 +30,17 @@ impl Budget {
         self.full_at = Some(full_at);
         Ok(())
     }
+
+    /// Whether there is none left.
+    pub(super) fn is_empty(&self, now: Instant) -> bool {
+        let full_at = self.full_at.unwrap_or(now).max(now) + self.per_flush;
+        full_at.duration_since(now) > self.whole
+    }
+
+    /// Puts back what was taken, and not needed.
+    pub(super) fn give_back(&mut self) {
+        self.full_at = self.full_at.and_then(|full_at| full_at.checked_sub(self.per_flush));
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +70,19 @@ mod tests {
     #[test]
     fn a_refusal_takes_nothing() {
         check(1, &[(0, None), (900, Some(100)), (950, Some(50)), (999, Some(1)), (1000, None)]);
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again() {
+        let (mut budget, now) = (Budget::new(1), Instant::now());
+        assert!(!budget.is_empty(now));
+        budget.take(now).unwrap();
+        assert!(budget.is_empty(now) && budget.is_empty(now + Duration::from_millis(999)));
+        assert!(!budget.is_empty(now + Duration::from_secs(1)));
+        budget.give_back();
+        assert!(!budget.is_empty(now));
+        budget.take(now).unwrap();
+        assert!(budget.is_empty(now));
     }
 
     #[test]

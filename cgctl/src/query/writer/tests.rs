@@ -150,7 +150,7 @@ fn ndjson_ends_each_host_with_its_result_or_error() {
             {"host_id":"id-web-1","hostname":"web-1","cgroup_id":1,"hierarchy_id":0,"level":0,"path":"/","cpu":{"source":"file","usage_usec":12345678,"user_usec":345678}}
             {"host_id":"id-web-1","hostname":"web-1","cgroup_id":2,"parent_id":1,"hierarchy_id":0,"level":1,"path":"/a","cpu":{"source":"bpf","usage_usec":1500000}}
             {"host_id":"id-web-1","hostname":"web-1","cgroup_id":9,"parent_id":8,"hierarchy_id":0,"level":1,"path":"/b"}
-            {"host_id":"id-web-1","hostname":"web-1","result":{"end":"complete","rows":3,"engine":"locked","cgroups_visited":3,"flushed_cgroup_id":2,"flushed_at":"2026-11-23T08:00:00Z","flush_ns":5,"walk_ns":6,"cgroup_mutex_held_ns_max":11,"files_ns":0}}
+            {"host_id":"id-web-1","hostname":"web-1","result":{"end":"complete","rows":3,"engine":"locked","cgroups_visited":3,"flushed_cgroup_id":2,"flushed_at":"2026-11-23T08:00:00Z","flush_ns":5,"walk_ns":6,"cgroup_mutex_held_ns_max":11,"files_ns":0,"request_ns":0,"shared":false}}
             {"host_id":"id-db-1","hostname":"db-1","error":{"reason":"HOST_UNREACHABLE","message":"connection refused","code":14}}
         "#]],
     );
@@ -162,7 +162,7 @@ fn json_groups_rows_by_host() {
         Format::Json,
         &[down("db-1")],
         &expect![[r#"
-            {"hosts":[{"host_id":"id-db-1","hostname":"db-1","rows":[],"error":{"reason":"HOST_UNREACHABLE","message":"connection refused","code":14}},{"host_id":"id-web-1","hostname":"web-1","rows":[{"cgroup_id":1,"hierarchy_id":0,"level":0,"path":"/","cpu":{"source":"file","usage_usec":12345678,"user_usec":345678}},{"cgroup_id":2,"parent_id":1,"hierarchy_id":0,"level":1,"path":"/a","cpu":{"source":"bpf","usage_usec":1500000}},{"cgroup_id":9,"parent_id":8,"hierarchy_id":0,"level":1,"path":"/b"}],"result":{"end":"complete","rows":3,"engine":"locked","cgroups_visited":3,"flushed_cgroup_id":2,"flushed_at":"2026-11-23T08:00:00Z","flush_ns":5,"walk_ns":6,"cgroup_mutex_held_ns_max":11,"files_ns":0}}],"summary":{"hosts":2,"hosts_complete":1,"hosts_truncated":0,"hosts_failed":1}}
+            {"hosts":[{"host_id":"id-db-1","hostname":"db-1","rows":[],"error":{"reason":"HOST_UNREACHABLE","message":"connection refused","code":14}},{"host_id":"id-web-1","hostname":"web-1","rows":[{"cgroup_id":1,"hierarchy_id":0,"level":0,"path":"/","cpu":{"source":"file","usage_usec":12345678,"user_usec":345678}},{"cgroup_id":2,"parent_id":1,"hierarchy_id":0,"level":1,"path":"/a","cpu":{"source":"bpf","usage_usec":1500000}},{"cgroup_id":9,"parent_id":8,"hierarchy_id":0,"level":1,"path":"/b"}],"result":{"end":"complete","rows":3,"engine":"locked","cgroups_visited":3,"flushed_cgroup_id":2,"flushed_at":"2026-11-23T08:00:00Z","flush_ns":5,"walk_ns":6,"cgroup_mutex_held_ns_max":11,"files_ns":0,"request_ns":0,"shared":false}}],"summary":{"hosts":2,"hosts_complete":1,"hosts_truncated":0,"hosts_failed":1}}
         "#]],
     );
 }

@@ -143,5 +143,9 @@ fn calibrate(switched: &mut Switched<'_>, scene: &mut Scene) -> Result<u32> {
 
 /// An agent with no collector on, that logs little.
 fn agent() -> Result<Start> {
-    Ok(Start::agent()?.flag("--bpf", "require").flag("--collectors", "").flag("--log", "info"))
+    Ok(Start::agent()?
+        .flag("--bpf", "require")
+        .flag("--collectors", "")
+        .flag("--log", "info")
+        .flushing_freely())
 }

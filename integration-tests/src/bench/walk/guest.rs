@@ -55,7 +55,7 @@ fn measure(bench: &Bench, grown: &Grown) -> Result<Vec<Row>> {
     println!("files of a cgroup: {}; not here: {}", names.join(" "), absent.join(" "));
     let mut files = CgroupFiles::of(grown.tree.directory(""), &grown.directories[1..], &names)?;
     files.keep_open(READ_CGROUPS)?;
-    let agent = bench.block_on(Start::agent()?.start())?;
+    let agent = bench.block_on(Start::agent()?.flushing_freely().start())?;
     let client = |groups: &[&str]| {
         let agent = bench.block_on(async { agent.agent() })?;
         anyhow::Ok(Client::new(agent, grown.tree.path(""), SHAPE.cgroups(), WalkEngine::Unlocked, groups))

@@ -64,7 +64,7 @@ fn measure(bench: &Bench, shape: &Shape, grown: &Grown, dirty_rounds: usize) -> 
     let mut files = CgroupFiles::of(grown.tree.directory(""), &grown.directories, &[CPU_STAT])?;
     files.keep_open(usize::MAX)?;
     // An agent for each tree: none knows names of another's.
-    let agent = bench.block_on(Start::agent()?.start())?;
+    let agent = bench.block_on(Start::agent()?.flushing_freely().start())?;
 
     let mut idle = Interleaved::of(shape.name);
     add_noop(&mut idle, shape, grown)?;
