@@ -21,6 +21,8 @@ fn what_is_asked_of_whom_is_read() {
         "query --host a --host b /x --order self --limit 1 --stop-at 12 --host-timeout 500ms -o ndjson",
         "query --agent 127.0.0.1:7401 memory:/a --order ancestors --fields cpu,cpu.usage_usec",
         "query --all /a --order ancestors --stop-when memory.max_bytes<max --join path --engine files",
+        "watch --all /a --max-depth 1 --fields cpu --interval 500ms --rate --dead-band 5% --ticks 3 -o ndjson",
+        "watch --agent h:1 1234 --delta --positions /tmp/p",
         "flush --all /a --server http://s:1 --timeout 2m",
         "flush --agent h:1",
         "history --host a /x --since now",
