@@ -15,3 +15,4 @@ pub mod network;
 pub mod privileges;
 pub mod wait;
 pub mod walk;
+pub mod watch;

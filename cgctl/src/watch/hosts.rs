@@ -52,14 +52,11 @@ impl Hosts {
     /// Whether nothing more is to be waited for.
     pub(super) fn is_over(&self) -> bool {
         let mut hosts = self.by_id.values();
-        match self.ticks {
-            Some(ticks) => hosts.all(|host| host.ticks >= ticks || host.lost.is_some()),
-            // All that there is refuses what was asked for: no time mends that.
-            None => {
-                let is_refused = |host: &Host| host.lost == Some(Exit::Usage);
-                !self.any_opened && !self.by_id.is_empty() && hosts.all(is_refused)
-            }
+        if let Some(ticks) = self.ticks {
+            return hosts.all(|host| host.ticks >= ticks || host.lost.is_some());
         }
+        // All that there is refuses what was asked for: no time mends that.
+        !self.any_opened && !self.by_id.is_empty() && hosts.all(|host| host.lost == Some(Exit::Usage))
     }
 
     /// How many hosts came how far.

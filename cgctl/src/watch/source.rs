@@ -85,9 +85,10 @@ impl Source {
 
     /// The next part. Where the user gave no time there is none.
     pub(super) async fn next(&mut self, is_bounded: bool) -> Result<FleetServiceSubscribeResponse, Error> {
-        let part = match is_bounded {
-            true => self.link.next(&mut self.parts).await?,
-            false => self.link.next_of_endless(&mut self.parts).await?,
+        let part = if is_bounded {
+            self.link.next(&mut self.parts).await?
+        } else {
+            self.link.next_of_endless(&mut self.parts).await?
         };
         part.ok_or_else(|| self.link.cut_short())
     }
