@@ -57,7 +57,7 @@ pub struct Watched {
     pub removed: Vec<String>,
     /// Every bookmark.
     pub bookmarks: Vec<Bookmark>,
-    /// Snapshots that came, even if in part.
+    /// Whole snapshots that came. One may be without rows, if it is from before the subtree was made.
     pub snapshots: usize,
     /// What came behind the last bookmark.
     waiting: Vec<change_event::Event>,
@@ -154,12 +154,11 @@ impl Watched {
     fn event(&mut self, event: change_event::Event) -> Result<()> {
         let bookmark = match &event {
             change_event::Event::Synced(synced) => {
+                self.snapshots += 1;
                 synced.bookmark.clone().context("synced without bookmark")?
             }
             change_event::Event::Bookmark(bookmark) => bookmark.clone(),
             _ => {
-                let is_first = self.waiting.is_empty();
-                self.snapshots += usize::from(is_first && matches!(event, change_event::Event::Snapshot(_)));
                 self.waiting.push(event);
                 return Ok(());
             }

@@ -8,6 +8,7 @@ use integration_tests::{
     cli::{self, Ran},
     daemon::{binary, state_dir},
     fleet, wait,
+    walk::by_path,
     watch::structure_now,
 };
 use nix::{
@@ -40,6 +41,10 @@ async fn a_watch_shows_what_a_walk_shows_and_goes_on_where_it_ended() -> Result<
     fleet::all_up(&server, &["left", "right"]).await?;
     let tree = TestTree::v2()?;
     tree.make("a")?;
+    for name in ["left", "right"] {
+        // A snapshot may be as old as a tick.
+        fleet::more_history(&server, name, by_path(tree.path("a")), 0).await?;
+    }
     let state = state_dir()?;
     let (url, path, file) = (server.url(), tree.path(""), state.path().join("positions"));
     let file_text = file.display().to_string();
@@ -99,6 +104,9 @@ async fn a_watch_ends_with_a_signal_or_when_every_host_refuses() -> Result<()> {
     let mut right = agent(&server, "right").await?;
     fleet::all_up(&server, &["left", "right"]).await?;
     let tree = TestTree::v2()?;
+    for name in ["left", "right"] {
+        fleet::more_history(&server, name, by_path(tree.path("")), 0).await?;
+    }
     let state = state_dir()?;
     let (url, path, file) = (server.url(), tree.path(""), state.path().join("positions"));
 
