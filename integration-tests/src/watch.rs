@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long something may take to come: longer than a connection that is dead is taken for alive.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Every host.
 pub fn everywhere() -> HostSelector {

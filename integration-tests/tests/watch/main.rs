@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, fs, net::SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use cgfleet_proto::v1::{
-    ErrorReason, FleetServiceSubscribeRequest, HostChangeKind, HostPosition, HostSelector, QueryRequest,
-    RegisterHostRequest, SubscribeSpec, fleet_service_client::FleetServiceClient,
+    CgroupOrder, CgroupSample, ErrorReason, FleetServiceSubscribeRequest, HostChangeKind, HostPosition,
+    HostSelector, QueryRequest, RegisterHostRequest, SubscribeSpec, fleet_service_client::FleetServiceClient,
 };
 use cgfleet_rpc::{trace::InjectTraceContext, wire_error::reason_of};
 use integration_tests::{
@@ -162,7 +162,7 @@ async fn a_client_goes_on_at_another_server_and_misses_nothing() -> Result<()> {
     only.kill_9()?;
     only.start_again().await?;
     let mut watching = Watching::open(&second, at(positions)).await?;
-    watching.hosts.entry("only".to_owned()).or_default().rows.insert(1, Default::default());
+    watching.hosts.entry("only".to_owned()).or_default().rows.insert(1, CgroupSample::default());
     watching.until("a snapshot", |watching| !watching.host("only").bookmarks.is_empty()).await?;
     let host = watching.host("only");
     let relisted: Vec<_> = host.changes.iter().filter(|(kind, _)| *kind != Lost).collect();
@@ -279,7 +279,7 @@ async fn clients_that_do_not_read_cost_the_others_nothing() -> Result<()> {
         &server,
         QueryRequest {
             hosts: Some(everywhere()),
-            spec: Some(spec(by_path("/"), cgfleet_proto::v1::CgroupOrder::SelfOnly)),
+            spec: Some(spec(by_path("/"), CgroupOrder::SelfOnly)),
             ..QueryRequest::default()
         },
     );
