@@ -136,6 +136,22 @@ pub(crate) enum Error {
         /// The limit.
         rows_max: usize,
     },
+    /// The file of positions cannot be read or written.
+    #[error("--positions {path}: {cause}")]
+    Positions {
+        /// The file.
+        path: String,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The file of positions is of no use here.
+    #[error("--positions {path}: {cause}; name another file, or remove this one to begin anew")]
+    NoPositions {
+        /// The file.
+        path: String,
+        /// Why.
+        cause: String,
+    },
     /// Standard output refuses.
     #[error("write the output: {0}")]
     Output(#[from] io::Error),
@@ -150,12 +166,13 @@ impl Error {
         match self {
             // The reader has seen enough, as in `cgctl query … | head`.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Complete,
-            Self::Output(_) | Self::Runtime(_) => Exit::Failure,
+            Self::Output(_) | Self::Runtime(_) | Self::Positions { .. } => Exit::Failure,
             Self::Address { .. }
             | Self::TimeRange { .. }
             | Self::BothWays(_)
             | Self::Log(_)
             | Self::NotOffered { .. }
+            | Self::NoPositions { .. }
             | Self::TooManyRows { .. } => Exit::Usage,
             Self::Unreachable { .. } | Self::TimedOut { .. } => Exit::Unreachable,
             Self::Refused { code, .. } => Exit::of_failure(*code),

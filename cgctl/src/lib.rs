@@ -32,9 +32,10 @@ mod query;
 mod remote;
 mod target;
 mod view;
+mod watch;
 mod words;
 
-use std::{env, ffi::OsString};
+use std::{env, ffi::OsString, time::Duration};
 
 use cgfleet_rpc::trace::{self, LogFormat};
 use clap::Parser as _;
@@ -52,6 +53,9 @@ pub use exit::Exit;
 
 /// The variable that holds the log filter; nothing is logged without it.
 const LOG_VARIABLE: &str = "CGFLEET_LOG";
+
+/// How long a command may take that does not say.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// Runs the command that `args` (the program's name first) give, prints its answer and its error.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
@@ -96,9 +100,11 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         note(&format!("trace {}", context.span().span_context().trace_id()));
     }
     let url = cli.server.or_else(|| setting(SERVER_VARIABLE)).unwrap_or_else(|| SERVER_DEFAULT.to_owned());
-    let calls = Calls { url, deadline: Deadline::after(cli.timeout) };
+    let deadline = Deadline::after(cli.timeout.unwrap_or(TIMEOUT_DEFAULT));
+    let calls = Calls { url, deadline, is_timeout_given: cli.timeout.is_some() };
     match cli.command {
         Command::Query(args) => query::run(args, &calls).await,
+        Command::Watch(args) => watch::run(args, &calls).await,
         Command::Flush(args) => flush::run(args, &calls).await,
         Command::History(args) => history::run(args, &calls.server()?).await,
         Command::Collectors(args) => collectors::run(args, &calls).await,
@@ -113,6 +119,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
 struct Calls {
     url: String,
     deadline: Deadline,
+    /// Whether it is meant for what has no end, too.
+    is_timeout_given: bool,
 }
 
 impl Calls {

@@ -62,6 +62,14 @@ impl Link {
         }
     }
 
+    /// The next message of an answer that has no end, and so no deadline.
+    pub(crate) async fn next_of_endless<T>(
+        &self,
+        messages: &mut (impl Stream<Item = Result<T, Status>> + Unpin),
+    ) -> Result<Option<T>, Error> {
+        messages.next().await.transpose().map_err(|status| self.error(&status))
+    }
+
     /// The error of an answer that ended too early.
     pub(crate) fn cut_short(&self) -> Error {
         Error::CutShort { peer: self.peer.clone() }

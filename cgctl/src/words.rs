@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use cgfleet_model::{Comparison, Condition, MetricGroup};
 use cgfleet_proto::v1::{
     self, CgroupLayout, CgroupOrder, CgroupSample, CollectorFolding, CollectorState, FlushMethod, FlushMode,
-    FlushOutcome, GapReason, HierarchyJoin, HostState, MetricKind, Source, WalkEnd, WalkEngine,
+    FlushOutcome, GapReason, HierarchyJoin, HostChangeKind, HostState, MetricKind, RemovedValues, Source,
+    WalkEnd, WalkEngine,
 };
 
 /// The order of a walk.
@@ -136,6 +137,8 @@ words! {
     collector_folding(CollectorFolding, "COLLECTOR_FOLDING_");
     flush_outcome(FlushOutcome, "FLUSH_OUTCOME_");
     flush_method(FlushMethod, "FLUSH_METHOD_");
+    host_change(HostChangeKind, "HOST_CHANGE_KIND_");
+    removed_values(RemovedValues, "REMOVED_VALUES_");
 }
 
 /// Where the groups of a sample were read: `bpf`, `file`, `rstat`, `fold`, or several, such as `bpf+file`.

@@ -17,3 +17,4 @@ pub mod network;
 pub mod privileges;
 pub mod wait;
 pub mod walk;
+pub mod watch;

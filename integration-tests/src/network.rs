@@ -33,7 +33,7 @@ impl Network {
     pub fn host(&mut self) -> Result<(String, Ipv4Addr)> {
         let number = u8::try_from(self.namespaces.len() + 2)?;
         let namespace = format!("{}n{number}", self.bridge);
-        let (inner, outer) = (format!("{namespace}i"), format!("{namespace}o"));
+        let (inner, outer) = (format!("{namespace}i"), outer_end(&namespace));
         ip(&["netns", "add", &namespace])?;
         self.namespaces.push(namespace.clone());
         ip(&["link", "add", &outer, "type", "veth", "peer", "name", &inner, "netns", &namespace])?;
@@ -44,6 +44,16 @@ impl Network {
         ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
         Ok((namespace, address))
     }
+
+    /// Pulls a host's cable, or plugs it in again.
+    pub fn connect(&self, namespace: &str, is_connected: bool) -> Result<()> {
+        ip(&["link", "set", &outer_end(namespace), if is_connected { "up" } else { "down" }])
+    }
+}
+
+/// The end of a host's cable that is on the bridge.
+fn outer_end(namespace: &str) -> String {
+    format!("{namespace}o")
 }
 
 impl Drop for Network {

@@ -21,18 +21,32 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 windows for fat streams: a snapshot of many cgroups should not wait for window updates.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Of streams that may stand still: what each holds here then. Together they are bounded by nothing but their
+/// number, for those that stand still would else use up what the others need.
+const STANDING_STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const STANDING_CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 
 /// A channel to `target` (`host:port` or `http://host:port`) that connects when first used and
 /// reconnects by itself.
 ///
 /// Mutual TLS goes in here and in [`crate::listen`], nowhere else.
 pub fn connect_lazy(target: &str) -> Result<Channel, InvalidTarget> {
+    lazy(target, STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES)
+}
+
+/// As [`connect_lazy`], for streams whose readers may stand still: one that does costs the others on the
+/// channel nothing.
+pub fn connect_lazy_for_standing_streams(target: &str) -> Result<Channel, InvalidTarget> {
+    lazy(target, STANDING_STREAM_WINDOW_BYTES, STANDING_CONNECTION_WINDOW_BYTES)
+}
+
+fn lazy(target: &str, stream_bytes: u32, connection_bytes: u32) -> Result<Channel, InvalidTarget> {
     let endpoint = endpoint(target)?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(stream_bytes)
+        .initial_connection_window_size(connection_bytes)
         .tcp_nodelay(true);
     Ok(InterceptedService::new(endpoint.connect_lazy(), InjectTraceContext))
 }

@@ -53,6 +53,10 @@ pub struct ServerConfig {
     /// The most hosts that one query asks at the same time; 1 to 65536.
     #[config(default = 256)]
     pub fanout_hosts_max: u32,
+    /// The most subscriptions to the fleet at a time; more are refused. 1 to 128. Each is one subscriber more
+    /// of every agent that it chose, and may hold 256 KiB a host if it is not read.
+    #[config(default = 32)]
+    pub subscriptions_max: u32,
     /// What to log: a level (error, warn, info, debug, trace), or target=level,…
     #[config(default = "info")]
     pub log: String,
@@ -70,6 +74,8 @@ impl Checked for ServerConfig {
         within("postgres_connections_max", self.postgres_connections_max, 2, 1000)?;
         within("hosts_max", self.hosts_max, 1, 1_000_000)?;
         within("fanout_hosts_max", self.fanout_hosts_max, 1, 65_536)?;
+        // All of them are streams of one connection to each agent, of which HTTP/2 servers allow 200.
+        within("subscriptions_max", self.subscriptions_max, 1, 128)?;
         if !trace::is_filter(&self.log) {
             return Err(InvalidValue::new("log", trace::FILTER_ALLOWED));
         }

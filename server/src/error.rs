@@ -26,6 +26,8 @@ impl From<HostCallError> for HostError {
             }
             HostCallError::Call { .. }
             | HostCallError::CutShort { .. }
+            | HostCallError::Ended { .. }
+            | HostCallError::NoChange { .. }
             | HostCallError::AnotherHost { .. }
             | HostCallError::CallerGone => (Code::Unavailable, ErrorReason::HostUnreachable),
         };

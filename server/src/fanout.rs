@@ -7,8 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use cgfleet_proto::v1::{
     AgentServiceCreateViewResponse, AgentServiceDeleteViewResponse, AgentServiceFlushResponse,
-    AgentServiceSetCollectorResponse, HostSamples, ListCollectorsResponse, ListViewsResponse, WalkRequest,
-    WalkSpec, WalkSummary, agent_service_client::AgentServiceClient, walk_response::Event,
+    AgentServiceSetCollectorResponse, ErrorReason, HostSamples, ListCollectorsResponse, ListViewsResponse,
+    WalkRequest, WalkSpec, WalkSummary, agent_service_client::AgentServiceClient, walk_response::Event,
 };
 use cgfleet_rpc::channel::Channel;
 use futures::{StreamExt as _, stream};
@@ -50,12 +50,31 @@ pub(crate) enum HostCallError {
     /// Its answer ended early.
     #[error("{address}: the answer ended before its summary")]
     CutShort { address: String },
+    /// It ended a stream that has no end.
+    #[error("{address}: the agent ended the stream")]
+    Ended { address: String },
+    /// It streams something else than changes.
+    #[error("{address}: the agent does not send changes; is it older than the server?")]
+    NoChange { address: String },
     /// Another host has its address now.
     #[error("{address}: another host ({answered}) answers there")]
     AnotherHost { address: String, answered: String },
     /// Nobody reads the answer any more.
     #[error("the caller has gone")]
     CallerGone,
+}
+
+impl HostCallError {
+    /// Whether the agent itself refused, so that only another agent or another time mends it.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let no_refusals = [ErrorReason::Unspecified, ErrorReason::ShuttingDown];
+        matches!(self, Self::Call { source, .. } if !no_refusals.contains(&source.reason))
+    }
+
+    /// Whether the agent refused the resume token because it cannot go on there.
+    pub(crate) fn is_expired(&self) -> bool {
+        matches!(self, Self::Call { source, .. } if source.reason == ErrorReason::ResumeExpired)
+    }
 }
 
 /// How far a call fans out.

@@ -1,6 +1,6 @@
 //! The central server: keeps every host's ticks in Postgres and fans queries out to the agents.
 //!
-//! main → [`run`] → service → hosts, fanout, ingest → store, never back.
+//! main → [`run`] → service → hosts, fanout, watch, ingest → store, never back.
 
 pub mod config;
 mod error;
@@ -10,11 +10,13 @@ pub mod ingest;
 pub mod private_postgres;
 mod service;
 pub mod store;
+mod watch;
 
 use std::{net::TcpListener, sync::Arc};
 
 use cgfleet_proto::v1::fleet_service_server::FleetServiceServer;
 use cgfleet_rpc::serve::{self, ServeError};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -74,6 +76,8 @@ async fn serve_from(
         ingest,
         host_timeout: config.host_timeout.get(),
         fanout_hosts_max: config.fanout_hosts_max as usize,
+        subscriptions: Arc::new(Semaphore::new(config.subscriptions_max as usize)),
+        subscriptions_max: config.subscriptions_max,
         shutdown: shutdown.clone(),
     };
     let routes = Routes::new(FleetServiceServer::new(fleet));

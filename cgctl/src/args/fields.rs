@@ -47,6 +47,11 @@ impl Columns {
         self.metrics.iter().filter(|metric| self.all || there.contains(*metric)).collect()
     }
 
+    /// Those of a table whose rows are not known yet.
+    pub(crate) fn all(self) -> Vec<Metric> {
+        self.metrics.iter().collect()
+    }
+
     /// These, whatever the rows have.
     #[cfg(test)]
     pub(crate) fn of(metrics: MetricSet) -> Self {

@@ -18,7 +18,7 @@ pub(crate) struct HostArgs {
     #[arg(long)]
     all: bool,
     /// One agent (host:port), asked straight, without the server
-    #[arg(long, value_name = "ADDR", conflicts_with_all = ["server", "host_timeout"])]
+    #[arg(long, value_name = "ADDR", conflicts_with = "server")]
     agent: Option<String>,
 }
 
@@ -40,7 +40,7 @@ impl From<HostArgs> for Answerer {
 #[derive(Debug, Args)]
 pub(crate) struct HostTimeoutArgs {
     /// How long one host may take
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_timeout, conflicts_with = "agent")]
     pub(crate) host_timeout: Duration,
 }
 

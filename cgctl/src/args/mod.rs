@@ -6,6 +6,7 @@ mod freshness;
 mod hosts;
 mod values;
 mod view;
+mod watch;
 mod workload;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub(crate) use self::{
     freshness::FreshnessArgs,
     hosts::{Answerer, HostArgs, HostTimeoutArgs},
     view::{CreateViewArgs, DeleteViewArgs, ListViewsArgs, ViewArgs, ViewCommand},
+    watch::WatchArgs,
     workload::WorkloadArgs,
 };
 use crate::{
@@ -45,9 +47,9 @@ pub(crate) struct Cli {
     /// The server [env: CGFLEET_SERVER] [default: http://127.0.0.1:7400]
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub(crate) server: Option<String>,
-    /// How long the whole command may take
-    #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = parse_timeout, help_heading = "Global options")]
-    pub(crate) timeout: Duration,
+    /// How long the whole command may take [default: 30s; of watch: as long as it likes]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_timeout, help_heading = "Global options")]
+    pub(crate) timeout: Option<Duration>,
     /// Print the trace id, under which the server and the agents log this command, to stderr
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) trace: bool,
@@ -60,6 +62,9 @@ pub(crate) enum Command {
     /// Read cgroups now, on one host, many or all
     #[command(after_help = EXIT_CODES)]
     Query(QueryArgs),
+    /// Print what changes in cgroups as it changes, on one host, many or all
+    #[command(after_help = EXIT_CODES)]
+    Watch(WatchArgs),
     /// Flush the kernel's cgroup statistics, so that what is read next is current
     #[command(after_help = EXIT_CODES)]
     Flush(FlushArgs),
@@ -87,6 +92,7 @@ impl Command {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Query(_) => "query",
+            Self::Watch(_) => "watch",
             Self::Flush(_) => "flush",
             Self::History(_) => "history",
             Self::Collectors(_) => "collectors",

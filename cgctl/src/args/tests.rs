@@ -26,6 +26,8 @@ fn what_is_asked_of_whom_is_read() {
         "query --all --max-staleness 2s --flush if-stale",
         "query --agent h:1 --max-staleness 1h --flush always",
         "query --all --flush never",
+        "watch --all /a --max-depth 1 --fields cpu --interval 500ms --rate --dead-band 5% --ticks 3 -o ndjson",
+        "watch --agent h:1 1234 --delta --positions /tmp/p",
         "flush --all /a --server http://s:1 --timeout 2m",
         "flush --agent h:1",
         "history --host a /x --since now",

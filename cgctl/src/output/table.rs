@@ -17,7 +17,7 @@ use crate::{error::one_line, moment};
 pub(crate) const ABSENT: &str = "-";
 /// What stands where a collector had no room for the cgroup.
 const OVERFLOW: &str = "overflow";
-const HEADER: Style = Style::new().bold();
+pub(crate) const HEADER: Style = Style::new().bold();
 
 /// A column: its title, and on which side its cells line up.
 pub(crate) enum Column {
@@ -161,7 +161,7 @@ pub(crate) fn rate_cell(metric: Metric, per_second: f64) -> String {
 const MEBIBYTE: f64 = 1_048_576.0;
 
 #[allow(clippy::cast_precision_loss, reason = "shown to a tenth of a mebibyte, or a microsecond")]
-fn as_float(value: u64) -> f64 {
+pub(crate) fn as_float(value: u64) -> f64 {
     value as f64
 }
 

@@ -26,6 +26,8 @@ pub struct Host {
 struct State {
     record: HostRecord,
     channel: Channel,
+    /// For those who may not take in time what they asked for.
+    standing_channel: Channel,
     /// Whether the store has the record.
     written: bool,
     ingesting: bool,
@@ -33,33 +35,34 @@ struct State {
     last_tick_at: Option<SystemTime>,
 }
 
+impl State {
+    fn of(record: HostRecord) -> Result<Self, InvalidTarget> {
+        Ok(Self {
+            channel: channel::connect_lazy(&record.address)?,
+            standing_channel: channel::connect_lazy_for_standing_streams(&record.address)?,
+            record,
+            written: false,
+            ingesting: false,
+            heartbeat: None,
+            last_tick_at: None,
+        })
+    }
+}
+
 impl Host {
     /// A host that the store knows; nothing was heard from it yet.
     pub(super) fn stored(stored: StoredHost) -> Result<Self, InvalidTarget> {
-        let channel = channel::connect_lazy(&stored.record.address)?;
-        let last_tick_at = stored.last_tick_at;
-        Ok(Self::new(State {
-            record: stored.record,
-            channel,
-            written: true,
-            ingesting: false,
-            heartbeat: None,
-            last_tick_at,
-        }))
+        let mut state = State::of(stored.record)?;
+        state.written = true;
+        state.last_tick_at = stored.last_tick_at;
+        Ok(Self::new(state))
     }
 
     /// A host that has just registered for the first time.
     pub(super) fn registered(record: HostRecord) -> Result<Self, InvalidTarget> {
-        let channel = channel::connect_lazy(&record.address)?;
-        let heartbeat = Some((Instant::now(), SystemTime::now()));
-        Ok(Self::new(State {
-            record,
-            channel,
-            written: false,
-            ingesting: false,
-            heartbeat,
-            last_tick_at: None,
-        }))
+        let mut state = State::of(record)?;
+        state.heartbeat = Some((Instant::now(), SystemTime::now()));
+        Ok(Self::new(state))
     }
 
     fn new(state: State) -> Self {
@@ -75,6 +78,7 @@ impl Host {
         let mut state = self.state();
         if state.record.address != record.address {
             state.channel = channel::connect_lazy(&record.address)?;
+            state.standing_channel = channel::connect_lazy_for_standing_streams(&record.address)?;
         }
         if state.record != *record {
             state.record = record.clone();
@@ -114,6 +118,11 @@ impl Host {
     /// A channel to its agent.
     pub fn channel(&self) -> Channel {
         self.state().channel.clone()
+    }
+
+    /// A channel to its agent, for streams whose readers may stand still.
+    pub(crate) fn standing_channel(&self) -> Channel {
+        self.state().standing_channel.clone()
     }
 
     /// Waits for the next heartbeat.

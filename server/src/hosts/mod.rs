@@ -2,18 +2,21 @@
 //!
 //! Changes are written to the store; heartbeats live in memory. Must not know gRPC services or SQL.
 
+mod backoff;
 mod error;
 mod host;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 use cgfleet_rpc::channel::InvalidTarget;
+use tokio::sync::watch;
 use uuid::Uuid;
 
+pub(crate) use backoff::Backoff;
 pub(crate) use error::CallError;
 pub use host::Host;
 
@@ -27,6 +30,8 @@ const LOAD_PAGE_HOSTS: u32 = 1000;
 pub struct Hosts {
     store: Store,
     by_id: RwLock<HashMap<Uuid, Arc<Host>>>,
+    /// How many there are.
+    count: watch::Sender<usize>,
     hosts_max: u32,
     heartbeat_interval: Duration,
 }
@@ -55,7 +60,8 @@ impl Hosts {
                 }
             }
         }
-        Ok(Self { store, by_id: RwLock::new(by_id), hosts_max, heartbeat_interval })
+        let count = watch::Sender::new(by_id.len());
+        Ok(Self { store, by_id: RwLock::new(by_id), count, hosts_max, heartbeat_interval })
     }
 
     /// Takes a registration, or a heartbeat, which looks the same.
@@ -81,7 +87,13 @@ impl Hosts {
         }
         let host = Arc::new(Host::registered(record.clone())?);
         by_id.insert(record.host_id, Arc::clone(&host));
+        self.count.send_replace(by_id.len());
         Ok(host)
+    }
+
+    /// How many hosts there are; changes when one registers for the first time.
+    pub(crate) fn count(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
     }
 
     /// Every host, by name and then by id.
@@ -90,6 +102,12 @@ impl Hosts {
         let mut hosts: Vec<Arc<Host>> = by_id.values().cloned().collect();
         hosts.sort_by_cached_key(|host| (host.record().hostname, host.host_id()));
         hosts
+    }
+
+    /// Every host but these.
+    pub(crate) fn besides(&self, known: &HashSet<Uuid>) -> Vec<Arc<Host>> {
+        let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+        by_id.values().filter(|host| !known.contains(&host.host_id())).cloned().collect()
     }
 
     /// The host with this id or, unless several have it, this name.

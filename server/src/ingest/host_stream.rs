@@ -15,32 +15,25 @@ use tonic::{Request, Streaming};
 use uuid::Uuid;
 
 use super::{HostIngest, IngestError, IngestHandle, Stored, Tick};
-use crate::hosts::{CallError, Host};
+use crate::hosts::{Backoff, CallError, Host};
 
-/// The pause before the first new attempt; each further one doubles it. A heartbeat ends it.
-const RETRY_FIRST: Duration = Duration::from_millis(200);
-const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Rows of one tick that are accepted: what the kernel can walk in one session.
 const TICK_ROWS_MAX: usize = 1_000_000;
 
 /// Keeps a host's ticks flowing into the store until `shutdown`.
 pub async fn keep_ingesting(host: Arc<Host>, ingest: IngestHandle, shutdown: CancellationToken) {
-    let mut retry = RETRY_FIRST;
+    let mut backoff = Backoff::new();
     loop {
         let (stored, ended) = tokio::select! {
             outcome = ingest_stream(&host, &ingest) => outcome,
             () = shutdown.cancelled() => return,
         };
         if stored > 0 {
-            retry = RETRY_FIRST;
+            backoff = Backoff::new();
         }
         tracing::info!(host_id = %host.host_id(), ticks = stored, error = %ended, "a host's stream ended");
-        let pause = retry.mul_f64(0.75 + fastrand::f64() / 2.0);
-        retry = (retry * 2).min(RETRY_MAX);
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            // Not at once: a host that answers heartbeats and nothing else would be dialled without end.
-            () = async { tokio::join!(host.next_heartbeat(), tokio::time::sleep(RETRY_FIRST)); } => {}
+            () = backoff.pause_or_heartbeat(&host) => {}
             () = shutdown.cancelled() => return,
         }
     }

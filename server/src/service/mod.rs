@@ -8,6 +8,7 @@ mod history;
 mod hosts;
 mod metrics;
 mod query;
+mod subscribe;
 mod views;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -17,11 +18,12 @@ use cgfleet_proto::v1::{
     FleetServiceDeleteViewResponse, FleetServiceFlushRequest, FleetServiceFlushResponse,
     FleetServiceListCollectorsRequest, FleetServiceListCollectorsResponse, FleetServiceListViewsRequest,
     FleetServiceListViewsResponse, FleetServiceSetCollectorRequest, FleetServiceSetCollectorResponse,
-    ListHostsRequest, ListHostsResponse, ListMetricsRequest, ListMetricsResponse, QueryHistoryRequest,
-    QueryHistoryResponse, QueryRequest, QueryResponse, RegisterHostRequest, RegisterHostResponse,
-    fleet_service_server::FleetService,
+    FleetServiceSubscribeRequest, FleetServiceSubscribeResponse, ListHostsRequest, ListHostsResponse,
+    ListMetricsRequest, ListMetricsResponse, QueryHistoryRequest, QueryHistoryResponse, QueryRequest,
+    QueryResponse, RegisterHostRequest, RegisterHostResponse, fleet_service_server::FleetService,
 };
 use futures::Stream;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -35,6 +37,9 @@ pub(crate) struct Fleet {
     pub(crate) ingest: IngestHandle,
     pub(crate) host_timeout: Duration,
     pub(crate) fanout_hosts_max: usize,
+    /// A permit for each subscription.
+    pub(crate) subscriptions: Arc<Semaphore>,
+    pub(crate) subscriptions_max: u32,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -51,6 +56,7 @@ impl FleetService for Fleet {
     type CreateViewStream = Answers<FleetServiceCreateViewResponse>;
     type ListViewsStream = Answers<FleetServiceListViewsResponse>;
     type DeleteViewStream = Answers<FleetServiceDeleteViewResponse>;
+    type SubscribeStream = Answers<FleetServiceSubscribeResponse>;
 
     async fn register_host(
         &self,
@@ -124,5 +130,11 @@ impl FleetService for Fleet {
         request: Request<FleetServiceDeleteViewRequest>,
     ) -> Result<Response<Self::DeleteViewStream>, Status> {
         Ok(Response::new(views::delete(self, request)?))
+    }
+    async fn subscribe(
+        &self,
+        request: Request<FleetServiceSubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        Ok(Response::new(subscribe::subscribe(self, request.into_inner())?))
     }
 }

@@ -9,6 +9,7 @@ use cgfleet_proto::{
 use cgfleet_rpc::{duration, wire_error::WireError};
 use futures::{StreamExt as _, future, stream};
 use tonic::{Code, Status};
+use uuid::Uuid;
 
 use super::{Agent, Answers, Held, INTERVAL_MAX, events::Events, stopping, take_place};
 use crate::{
@@ -27,7 +28,7 @@ pub(super) async fn subscribe(
     spec: SubscribeSpec,
 ) -> Result<Answers<SubscribeResponse>, Status> {
     let interval = interval(agent, spec.interval)?;
-    let token = token(&spec.resume_token, interval)?;
+    let token = token(&spec.resume_token, interval, agent.identity.agent_epoch)?;
     let counters = counters(spec.counters)?;
     let wanted = Followed {
         dead_band: dead_band(spec.dead_band, counters)?,
@@ -89,13 +90,14 @@ fn interval(agent: &Agent, asked: Option<prost_types::Duration>) -> Result<Durat
     Err(WireError::invalid_field("spec.interval", format!("{interval:?}"), allowed))
 }
 
-fn token(text: &str, interval: Duration) -> Result<Option<Token>, WireError> {
+fn token(text: &str, interval: Duration, agent_epoch: Uuid) -> Result<Option<Token>, WireError> {
     if text.is_empty() {
         return Ok(None);
     }
     let refused = |allowed: &str| WireError::invalid_field("spec.resume_token", text, allowed);
     let token: Token = text.parse().map_err(|_| refused("Bookmark.resume_token of an earlier stream"))?;
-    if token.interval != interval {
+    // Of another process the interval is that of another configuration, perhaps: such a token has expired.
+    if token.agent_epoch == agent_epoch && token.interval != interval {
         return Err(refused("that of a stream with the same spec; this one has another interval"));
     }
     Ok(Some(token))
