@@ -168,6 +168,8 @@ struct cg_facts {
 	/* Answer. */
 	__u32 state_words; /* of the arrays in struct memcg_vmstats */
 	__u32 events_words;
+	__u32 state_items; /* of the enums: as many entries have the tables */
+	__u32 events_items;
 	__u32 state_table_read; /* 1: the bytes of the table are below */
 	__u32 events_table_read;
 	__u32 items[CG_ITEMS]; /* the enum's number; CG_NONE: not in it */

@@ -39,6 +39,7 @@ enum memcg_stat_item {
 	MEMCG_PERCPU_B,
 	MEMCG_SOCK,
 	MEMCG_VMALLOC,
+	MEMCG_NR_STAT,
 };
 
 enum vm_event_item {
@@ -58,6 +59,7 @@ enum vm_event_item {
 	PGLAZYFREE,
 	PGLAZYFREED,
 	THP_FAULT_ALLOC,
+	NR_VM_EVENT_ITEMS,
 };
 
 struct {
@@ -68,10 +70,11 @@ struct {
 	__type(value, struct cg_facts);
 } facts SEC(".maps");
 
-#define ITEM(facts, item, type, name)                                     \
-	((facts)->items[item] = bpf_core_enum_value_exists(type, name)    \
-					? bpf_core_enum_value(type, name) \
-					: CG_NONE)
+#define NUMBER(type, name)                                                   \
+	(bpf_core_enum_value_exists(type, name) ?                            \
+		 bpf_core_enum_value(type, name) :                           \
+		 CG_NONE)
+#define ITEM(facts, item, type, name) ((facts)->items[item] = NUMBER(type, name))
 
 SEC("iter/cgroup")
 int read_facts(struct bpf_iter__cgroup *ctx)
@@ -90,6 +93,8 @@ int read_facts(struct bpf_iter__cgroup *ctx)
 		f->events_words =
 			bpf_core_field_size(vmstats->events) / sizeof(__u64);
 	}
+	f->state_items = NUMBER(enum memcg_stat_item, MEMCG_NR_STAT);
+	f->events_items = NUMBER(enum vm_event_item, NR_VM_EVENT_ITEMS);
 	f->state_table_read =
 		f->state_table &&
 		!bpf_probe_read_kernel(f->state_table_bytes,

@@ -23,7 +23,7 @@ pub use collectors::{
     load_all as load_collectors,
 };
 pub use error::{AttachError, KernelError, LoadError};
-pub use facts::Facts;
+pub use facts::{Facts, Table};
 pub use loaded::{loaded_programs, measure_runs};
 pub use noop::{Noop, NoopWalk};
 pub use programs::Bounds;
