@@ -19,6 +19,7 @@ use integration_tests::{
     daemon::Start,
     walk::{by_path, spec, walk},
 };
+use prost_types::FieldMask;
 
 use super::{LONG, flush, method, of, upward};
 
@@ -181,7 +182,14 @@ async fn a_walk_makes_current_what_it_reads() -> Result<()> {
     let mut taker = Taker::start(memory, "P")?;
     let top = async |tree: &TestTree, hierarchy: &str, engine| {
         let target = CgroupTarget { hierarchy: hierarchy.to_owned(), ..by_path(tree.path("")) };
-        let spec = WalkSpec { engine: i32::from(engine), ..spec(target, CgroupOrder::DescendantsPre) };
+        // All of memory.stat might have to come from the file.
+        let paths =
+            [Metric::CpuUsage, Metric::MemoryStatAnon].map(|metric| metric.name().to_owned()).to_vec();
+        let spec = WalkSpec {
+            engine: i32::from(engine),
+            read_mask: Some(FieldMask { paths }),
+            ..spec(target, CgroupOrder::DescendantsPre)
+        };
         walk(&agent, spec).await?.samples.into_iter().next().context("no row")
     };
     let (mut usage, mut anon) = (v2.cpu_stat_usage_usec("")?, memory_stat(memory, key)? as u64);
