@@ -34,6 +34,20 @@ enum node_stat_item {
 	WORKINGSET_REFAULT_FILE,
 };
 
+/* What is after ___ is for C alone, which has each name once. */
+enum node_stat_item___by_7_3 {
+	NR_VMALLOC,
+	PGSCAN_KSWAPD___node,
+	PGSCAN_DIRECT___node,
+	PGSCAN_KHUGEPAGED___node,
+	PGSCAN_PROACTIVE___node,
+	PGSTEAL_KSWAPD___node,
+	PGSTEAL_DIRECT___node,
+	PGSTEAL_KHUGEPAGED___node,
+	PGSTEAL_PROACTIVE___node,
+	PGREFILL___node,
+};
+
 enum memcg_stat_item {
 	MEMCG_KMEM,
 	MEMCG_PERCPU_B,
@@ -70,11 +84,14 @@ struct {
 	__type(value, struct cg_facts);
 } facts SEC(".maps");
 
-#define NUMBER(type, name)                                                   \
-	(bpf_core_enum_value_exists(type, name) ?                            \
-		 bpf_core_enum_value(type, name) :                           \
-		 CG_NONE)
-#define ITEM(facts, item, type, name) ((facts)->items[item] = NUMBER(type, name))
+#define NUMBER(type, name)                         \
+	(bpf_core_enum_value_exists(type, name)    \
+		 ? bpf_core_enum_value(type, name) \
+		 : CG_NONE)
+#define ITEM(facts, item, type, name) \
+	((facts)->items[item] = NUMBER(type, name))
+#define NODE_ITEM(facts, item, name) \
+	ITEM(facts, item, enum node_stat_item___by_7_3, name)
 
 SEC("iter/cgroup")
 int read_facts(struct bpf_iter__cgroup *ctx)
@@ -152,5 +169,16 @@ int read_facts(struct bpf_iter__cgroup *ctx)
 	ITEM(f, CG_ITEM_PGLAZYFREE, enum vm_event_item, PGLAZYFREE);
 	ITEM(f, CG_ITEM_PGLAZYFREED, enum vm_event_item, PGLAZYFREED);
 	ITEM(f, CG_ITEM_THP_FAULT_ALLOC, enum vm_event_item, THP_FAULT_ALLOC);
+	NODE_ITEM(f, CG_ITEM_NODE_VMALLOC, NR_VMALLOC);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSCAN_KSWAPD, PGSCAN_KSWAPD___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSCAN_DIRECT, PGSCAN_DIRECT___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSCAN_KHUGEPAGED, PGSCAN_KHUGEPAGED___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSCAN_PROACTIVE, PGSCAN_PROACTIVE___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSTEAL_KSWAPD, PGSTEAL_KSWAPD___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSTEAL_DIRECT, PGSTEAL_DIRECT___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSTEAL_KHUGEPAGED,
+		  PGSTEAL_KHUGEPAGED___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSTEAL_PROACTIVE, PGSTEAL_PROACTIVE___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGREFILL, PGREFILL___node);
 	return 1;
 }
