@@ -102,8 +102,10 @@ impl<'a> Reading<'a> {
     fn entry(self, number: usize) -> Option<Entry> {
         let Self::Table { table, width, base } = self else { return Some(Entry::Place(number)) };
         let bytes = table.bytes.get(number * width..(number + 1) * width)?;
-        let value = bytes.iter().rev().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
-        let nowhere = if base == 0 { u32::MAX >> (u32::BITS - 8 * width as u32) } else { 0 };
+        let number_of =
+            |bytes: &[u8]| bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte));
+        let value = number_of(bytes);
+        let nowhere = if base == 0 { number_of(&[0xff; 4][..width]) } else { 0 };
         Some(if value == nowhere { Entry::Nowhere } else { Entry::Place((value - base) as usize) })
     }
 
