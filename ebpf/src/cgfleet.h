@@ -150,6 +150,17 @@ enum cg_memory_item {
 	CG_ITEM_PGLAZYFREE,
 	CG_ITEM_PGLAZYFREED,
 	CG_ITEM_THP_FAULT_ALLOC,
+	/* Where they are states of nodes (by 7.3) and not what they are above. */
+	CG_ITEM_NODE_VMALLOC,
+	CG_ITEM_NODE_PGSCAN_KSWAPD,
+	CG_ITEM_NODE_PGSCAN_DIRECT,
+	CG_ITEM_NODE_PGSCAN_KHUGEPAGED,
+	CG_ITEM_NODE_PGSCAN_PROACTIVE,
+	CG_ITEM_NODE_PGSTEAL_KSWAPD,
+	CG_ITEM_NODE_PGSTEAL_DIRECT,
+	CG_ITEM_NODE_PGSTEAL_KHUGEPAGED,
+	CG_ITEM_NODE_PGSTEAL_PROACTIVE,
+	CG_ITEM_NODE_PGREFILL,
 
 	CG_ITEMS,
 };
@@ -168,6 +179,8 @@ struct cg_facts {
 	/* Answer. */
 	__u32 state_words; /* of the arrays in struct memcg_vmstats */
 	__u32 events_words;
+	__u32 state_items; /* of the enums: as many entries have the tables */
+	__u32 events_items;
 	__u32 state_table_read; /* 1: the bytes of the table are below */
 	__u32 events_table_read;
 	__u32 items[CG_ITEMS]; /* the enum's number; CG_NONE: not in it */

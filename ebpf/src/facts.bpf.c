@@ -34,11 +34,26 @@ enum node_stat_item {
 	WORKINGSET_REFAULT_FILE,
 };
 
+/* What is after ___ is for C alone, which has each name once. */
+enum node_stat_item___by_7_3 {
+	NR_VMALLOC,
+	PGSCAN_KSWAPD___node,
+	PGSCAN_DIRECT___node,
+	PGSCAN_KHUGEPAGED___node,
+	PGSCAN_PROACTIVE___node,
+	PGSTEAL_KSWAPD___node,
+	PGSTEAL_DIRECT___node,
+	PGSTEAL_KHUGEPAGED___node,
+	PGSTEAL_PROACTIVE___node,
+	PGREFILL___node,
+};
+
 enum memcg_stat_item {
 	MEMCG_KMEM,
 	MEMCG_PERCPU_B,
 	MEMCG_SOCK,
 	MEMCG_VMALLOC,
+	MEMCG_NR_STAT,
 };
 
 enum vm_event_item {
@@ -58,6 +73,7 @@ enum vm_event_item {
 	PGLAZYFREE,
 	PGLAZYFREED,
 	THP_FAULT_ALLOC,
+	NR_VM_EVENT_ITEMS,
 };
 
 struct {
@@ -68,10 +84,14 @@ struct {
 	__type(value, struct cg_facts);
 } facts SEC(".maps");
 
-#define ITEM(facts, item, type, name)                                     \
-	((facts)->items[item] = bpf_core_enum_value_exists(type, name)    \
-					? bpf_core_enum_value(type, name) \
-					: CG_NONE)
+#define NUMBER(type, name)                         \
+	(bpf_core_enum_value_exists(type, name)    \
+		 ? bpf_core_enum_value(type, name) \
+		 : CG_NONE)
+#define ITEM(facts, item, type, name) \
+	((facts)->items[item] = NUMBER(type, name))
+#define NODE_ITEM(facts, item, name) \
+	ITEM(facts, item, enum node_stat_item___by_7_3, name)
 
 SEC("iter/cgroup")
 int read_facts(struct bpf_iter__cgroup *ctx)
@@ -90,6 +110,8 @@ int read_facts(struct bpf_iter__cgroup *ctx)
 		f->events_words =
 			bpf_core_field_size(vmstats->events) / sizeof(__u64);
 	}
+	f->state_items = NUMBER(enum memcg_stat_item, MEMCG_NR_STAT);
+	f->events_items = NUMBER(enum vm_event_item, NR_VM_EVENT_ITEMS);
 	f->state_table_read =
 		f->state_table &&
 		!bpf_probe_read_kernel(f->state_table_bytes,
@@ -147,5 +169,16 @@ int read_facts(struct bpf_iter__cgroup *ctx)
 	ITEM(f, CG_ITEM_PGLAZYFREE, enum vm_event_item, PGLAZYFREE);
 	ITEM(f, CG_ITEM_PGLAZYFREED, enum vm_event_item, PGLAZYFREED);
 	ITEM(f, CG_ITEM_THP_FAULT_ALLOC, enum vm_event_item, THP_FAULT_ALLOC);
+	NODE_ITEM(f, CG_ITEM_NODE_VMALLOC, NR_VMALLOC);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSCAN_KSWAPD, PGSCAN_KSWAPD___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSCAN_DIRECT, PGSCAN_DIRECT___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSCAN_KHUGEPAGED, PGSCAN_KHUGEPAGED___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSCAN_PROACTIVE, PGSCAN_PROACTIVE___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSTEAL_KSWAPD, PGSTEAL_KSWAPD___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSTEAL_DIRECT, PGSTEAL_DIRECT___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSTEAL_KHUGEPAGED,
+		  PGSTEAL_KHUGEPAGED___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGSTEAL_PROACTIVE, PGSTEAL_PROACTIVE___node);
+	NODE_ITEM(f, CG_ITEM_NODE_PGREFILL, PGREFILL___node);
 	return 1;
 }

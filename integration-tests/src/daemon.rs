@@ -20,6 +20,7 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{lacking::Lacking, wait};
@@ -92,7 +93,7 @@ impl Start {
     fn new(name: &'static str) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         Ok(Self { name, prefix: Vec::new(), user: None, address, flags: Vec::new() }
-            .flag("--log", "debug,h2=info,hyper=info,tower=info"))
+            .flag("--log", "debug,aya=info,aya_obj=info,h2=info,hyper=info,tower=info"))
     }
 
     /// Sets a flag, also one that was set before.
@@ -173,8 +174,14 @@ impl Start {
         self.flag("--insecure", "true")
     }
 
-    /// Starts it and waits until it serves.
+    /// Starts it and waits until it serves. Its end is awaited without awaiting, when it is dropped: then other threads
+    /// have to close the connections to it, or it waits until its grace is over.
     pub async fn start(self) -> Result<Daemon> {
+        let flavor = Handle::current().runtime_flavor();
+        ensure!(
+            flavor != RuntimeFlavor::CurrentThread,
+            "daemons need #[tokio::test(flavor = \"multi_thread\")]"
+        );
         let state = state_dir()?;
         let mut command = self.prefix.clone();
         command.push(binary(self.name)?.display().to_string());

@@ -133,7 +133,7 @@ fn check_values(tree: &TestTree, before: &Text, walked: &[CgroupSample], after: 
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_view_is_a_walk_of_now() -> Result<()> {
     let agent = start().await?;
     let mut tree = TestTree::v2()?;
@@ -176,7 +176,7 @@ async fn a_view_is_a_walk_of_now() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_view_of_children_has_them_alone_or_the_kernel_has_not_the_order() -> Result<()> {
     let agent = start().await?;
     let tree = TestTree::v2()?;
@@ -223,7 +223,7 @@ fn first_line(path: &str, user: u32, group: u32) -> Result<(bool, String)> {
     Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn strangers_do_not_read_a_view_and_its_group_does() -> Result<()> {
     let bpffs = Bpffs::mount()?;
     let tree = TestTree::v2()?;
@@ -245,7 +245,7 @@ async fn strangers_do_not_read_a_view_and_its_group_does() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_view_goes_with_its_cgroup() -> Result<()> {
     let agent = start().await?;
     let tree = TestTree::v2()?;
@@ -286,7 +286,7 @@ fn files(agent: &Daemon) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn no_view_is_left_of_an_agent_that_ended() -> Result<()> {
     let tree = TestTree::v2()?;
     tree.make("P")?;
@@ -310,7 +310,7 @@ async fn no_view_is_left_of_an_agent_that_ended() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_view_that_does_not_fit_is_never_silently_short() -> Result<()> {
     const CGROUPS: usize = 600;
     let agent = start().await?;
@@ -340,7 +340,7 @@ async fn a_view_that_does_not_fit_is_never_silently_short() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_view_that_cannot_be_is_refused() -> Result<()> {
     let agent = Start::agent()?.flag("--bpf", "require").flag("--collectors", "").flag("--views-max", "1");
     let agent = agent.start().await?;

@@ -14,6 +14,15 @@ use super::{
 const STATE_TABLE: &str = "mem_cgroup_stats_index";
 const EVENTS_TABLE: &str = "mem_cgroup_events_index";
 
+/// A table of the kernel's that says at which place of an array an item is.
+#[derive(Debug, Clone, Copy)]
+pub struct Table<'a> {
+    /// Its first bytes, and what follows it if it is shorter.
+    pub bytes: &'a [u8],
+    /// The enum's last number and one: an entry each.
+    pub entries: usize,
+}
+
 /// What the running kernel calls at which number, and how it flushes.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -36,6 +45,8 @@ impl Facts {
             events_table: symbols.address(EVENTS_TABLE).unwrap_or_default(),
             state_words: 0,
             events_words: 0,
+            state_items: 0,
+            events_items: 0,
             state_table_read: 0,
             events_table_read: 0,
             items: [abi::CG_NONE; abi::CG_ITEMS as usize],
@@ -61,13 +72,16 @@ impl Facts {
         (state_max as usize, (*events_words).min(abi::CG_MEMORY_EVENTS_MAX) as usize)
     }
 
-    /// The first bytes of the table of states; `None` if it is not to be had here.
-    pub fn state_table(&self) -> Option<&[u8]> {
-        (self.facts.state_table_read != 0).then_some(&self.facts.state_table_bytes)
+    /// The table of states; `None` if it is not to be had here.
+    pub fn state_table(&self) -> Option<Table<'_>> {
+        let Self { facts: cg_facts { state_table_read, state_table_bytes, state_items, .. }, .. } = self;
+        (*state_table_read != 0).then_some(Table { bytes: state_table_bytes, entries: *state_items as usize })
     }
 
-    /// The first bytes of the table of events; `None` if it is not to be had here.
-    pub fn events_table(&self) -> Option<&[u8]> {
-        (self.facts.events_table_read != 0).then_some(&self.facts.events_table_bytes)
+    /// The table of events; `None` if it is not to be had here.
+    pub fn events_table(&self) -> Option<Table<'_>> {
+        let Self { facts: cg_facts { events_table_read, events_table_bytes, events_items, .. }, .. } = self;
+        (*events_table_read != 0)
+            .then_some(Table { bytes: events_table_bytes, entries: *events_items as usize })
     }
 }

@@ -14,7 +14,9 @@ impl Symbols {
     }
 
     fn parse(text: &str, names: &[&'static str]) -> Self {
-        let found = text.lines().filter_map(|line| {
+        // There are some hundred thousand lines, of which hardly one is looked at closer.
+        let candidates = text.lines().filter(|line| names.iter().any(|name| line.ends_with(name)));
+        let found = candidates.filter_map(|line| {
             let mut fields = line.split_ascii_whitespace();
             let (address, _, name) = (fields.next()?, fields.next()?, fields.next()?);
             let name = *names.iter().find(|wanted| **wanted == name)?;
@@ -39,7 +41,8 @@ mod tests {
     #[test]
     fn a_symbol_has_one_address_or_none() {
         let text = "ffffffff81000000 T _text\nffffffff82000000 d table\n\
-                    ffffffff83000000 d twice\nffffffff83000008 d twice\n0000000000000000 d hidden\n";
+                    ffffffff83000000 d twice\nffffffff83000008 d twice\n0000000000000000 d hidden\n\
+                    ffffffff84000000 d another_table\nffffffffc0000000 d table\t[module]\n";
         let symbols = Symbols::parse(text, &["table", "twice", "hidden", "missing"]);
         let check = |name, expect| assert_eq!(symbols.address(name), expect, "{name}");
         check("table", Some(0xffff_ffff_8200_0000));

@@ -8,6 +8,8 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "offsets into an object that is in memory")]
 
+use std::{cell::RefCell, collections::HashMap};
+
 use object::{
     Endianness,
     elf::{self, FileHeader64, SectionHeader64},
@@ -45,6 +47,9 @@ struct Patch {
 
 /// Binds every kfunc of `object`; `btf_id` gives its id in the running kernel, `None` if it has none.
 pub(super) fn bind(object: &mut [u8], btf_id: impl Fn(&str) -> Option<u32>) -> Result<(), KfuncError> {
+    // To find one, or that there is none, aya goes through all of the kernel's types.
+    let asked = RefCell::new(HashMap::new());
+    let btf_id = |name: &str| *asked.borrow_mut().entry(name.to_owned()).or_insert_with(|| btf_id(name));
     for Patch { at, bytes } in patches(object, btf_id)? {
         let place = object.get_mut(at..at + bytes.len());
         place.ok_or(KfuncError::Unexpected("a section behind its end"))?.copy_from_slice(&bytes);

@@ -24,7 +24,7 @@ pub use collectors::{
     load_all as load_collectors,
 };
 pub use error::{AttachError, KernelError, LoadError};
-pub use facts::Facts;
+pub use facts::{Facts, Table};
 pub use lifecycle::{
     FinalUsage, Finals, Lifecycle, LifecycleEvent, LifecycleState, RemovedCgroup, WatchError,
 };

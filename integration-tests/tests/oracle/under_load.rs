@@ -31,7 +31,7 @@ const LOOKS_MAX: u32 = 4;
 const CGROUPS_MIN: usize = 50;
 
 pub(crate) fn test(forest: &Forest) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(compare_all(forest))
 }
 

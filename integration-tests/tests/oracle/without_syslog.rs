@@ -22,7 +22,7 @@ const STATES: &str = "mem_cgroup_stats_index";
 const EVENTS: &str = "mem_cgroup_events_index";
 
 pub(crate) fn test(forest: &Forest) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(compare_agents(forest))
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::{
     cpio::Archive,
@@ -59,20 +59,20 @@ const DIRECTORY: &str = "/cgfleet";
 
 /// What a guest is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Job {
-    /// Run every test executable.
-    Tests,
+pub(super) enum Job<'a> {
+    /// Run these test executables; none named are all.
+    Tests(&'a [String]),
     /// Be a host with an agent that other machines reach.
     Agent,
     /// Run the benchmark program.
     Bench,
 }
 
-impl Job {
+impl Job<'_> {
     /// What init.sh calls it.
     fn name(self) -> &'static str {
         match self {
-            Self::Tests => "tests",
+            Self::Tests(_) => "tests",
             Self::Agent => "agent",
             Self::Bench => "bench",
         }
@@ -89,7 +89,7 @@ impl Job {
         };
         add("", &PRODUCTS, &built.products)?;
         match self {
-            Self::Tests => add("deps/", &TESTS, &built.tests)?,
+            Self::Tests(chosen) => add("deps/", &chosen_of_tests(chosen)?, &built.tests)?,
             Self::Agent => {}
             Self::Bench => add("", &[BENCH], &built.products)?,
         }
@@ -97,8 +97,15 @@ impl Job {
     }
 }
 
+fn chosen_of_tests(chosen: &[String]) -> Result<Vec<&str>> {
+    if let Some(unknown) = chosen.iter().find(|name| !TESTS.contains(&name.as_str())) {
+        bail!("--only is {unknown}: guests have {}", TESTS.join(", "));
+    }
+    Ok(if chosen.is_empty() { TESTS.to_vec() } else { chosen.iter().map(String::as_str).collect() })
+}
+
 /// What all guests with this job have: the first process, shells, the programs and their libraries.
-pub(super) fn common(job: Job, built: &Programs) -> Result<Vec<u8>> {
+pub(super) fn common(job: Job<'_>, built: &Programs) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["/dev", "/proc", "/sys", "/tmp", "/run"] {
         archive.directory(directory);
@@ -171,4 +178,23 @@ fn unpacked(module: &Path) -> Result<Vec<u8>> {
     let output = output.with_context(|| command::cannot_start(&unpack))?;
     anyhow::ensure!(output.status.success(), "{}: {}", command::command_line(&unpack), output.status);
     Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_chosen_by_name() {
+        let check = |chosen: &[&str], expect: Result<&[&str], &str>| {
+            let names: Vec<String> = chosen.iter().map(|&name| name.to_owned()).collect();
+            let found = chosen_of_tests(&names).map_err(|error| error.to_string());
+            assert_eq!(found.as_deref().map_err(String::as_str), expect, "{chosen:?}");
+        };
+        check(&["views", "walk"], Ok(&["views", "walk"]));
+        check(&[], Ok(&TESTS));
+        let known = "walk, flush, v1, privileges, without_bpf, conformance, collectors, views, large_trees, \
+                     storm, oracle";
+        check(&["view"], Err(&format!("--only is view: guests have {known}")));
+    }
 }

@@ -59,6 +59,9 @@ pub(crate) struct Guests {
     /// (http://127.0.0.1:PORT), until Ctrl-C.
     #[arg(long, value_name = "URL", conflicts_with = "arguments")]
     join: Option<String>,
+    /// Run this test executable of integration-tests alone; may be given several times.
+    #[arg(long, value_name = "NAME", conflicts_with = "join")]
+    only: Vec<String>,
     /// Passed on to the test executables, such as a part of a test's name.
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -67,7 +70,7 @@ pub(crate) struct Guests {
 impl Guests {
     /// The guests that CI requires.
     pub(crate) fn required() -> Self {
-        Self { kernels: Vec::new(), all: false, join: None, arguments: Vec::new() }
+        Self { kernels: Vec::new(), all: false, join: None, only: Vec::new(), arguments: Vec::new() }
     }
 
     /// Boots them with these programs inside.
@@ -78,7 +81,7 @@ impl Guests {
         let kernels = kernels.collect::<Result<Vec<_>>>()?;
         match &self.join {
             Some(server) => fleet::join(&kernels, &directory, programs, server),
-            None => test(&kernels, &directory, programs, &self.arguments),
+            None => self.test(&kernels, &directory, programs),
         }
     }
 
@@ -86,6 +89,35 @@ impl Guests {
         let named = if self.kernels.is_empty() { &Series::REQUIRED[..] } else { &self.kernels };
         let all = Series::value_variants().iter().copied();
         all.filter(|series| self.all || named.contains(series)).collect()
+    }
+
+    /// Runs the tests in every kernel, also after one that failed, and names those that did.
+    fn test(&self, kernels: &[Kernel], directory: &Path, programs: &Programs) -> Result<()> {
+        let common = initramfs::common(Job::Tests(&self.only), programs)?;
+        let waiting = Mutex::new(kernels.iter());
+        let failed = Mutex::new(Vec::new());
+        let next = || waiting.lock().ok().and_then(|mut kernels| kernels.next());
+        thread::scope(|scope| {
+            for _ in 0..GUESTS_AT_A_TIME {
+                scope.spawn(|| {
+                    while let Some(kernel) = next() {
+                        let machine = machine(kernel, directory, TESTS_SECONDS_MAX, None);
+                        let own = initramfs::own(kernel, &self.arguments);
+                        if let Err(error) = own
+                            .and_then(|own| test_in(&machine, &[&common, &own], !self.arguments.is_empty()))
+                        {
+                            eprintln!("{}: {error:#}", kernel.release);
+                            if let Ok(mut failed) = failed.lock() {
+                                failed.push(kernel.series.name());
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let failed = failed.into_inner().unwrap_or_default();
+        ensure!(failed.is_empty(), "guests failed: {}", failed.join(", "));
+        Ok(())
     }
 }
 
@@ -106,35 +138,6 @@ fn ensure_known_architecture() -> Result<()> {
 fn machine<'a>(kernel: &'a Kernel, directory: &Path, seconds_max: u32, port: Option<u16>) -> Machine<'a> {
     let directory = directory.join("guests").join(kernel.series.name());
     Machine { image: &kernel.image, directory, seconds_max, memory_mib: MEMORY_MIB, port }
-}
-
-/// Runs the tests in every kernel, also after one that failed, and names those that did.
-fn test(kernels: &[Kernel], directory: &Path, programs: &Programs, arguments: &[String]) -> Result<()> {
-    let common = initramfs::common(Job::Tests, programs)?;
-    let waiting = Mutex::new(kernels.iter());
-    let failed = Mutex::new(Vec::new());
-    let next = || waiting.lock().ok().and_then(|mut kernels| kernels.next());
-    thread::scope(|scope| {
-        for _ in 0..GUESTS_AT_A_TIME {
-            scope.spawn(|| {
-                while let Some(kernel) = next() {
-                    let machine = machine(kernel, directory, TESTS_SECONDS_MAX, None);
-                    let own = initramfs::own(kernel, arguments);
-                    if let Err(error) =
-                        own.and_then(|own| test_in(&machine, &[&common, &own], !arguments.is_empty()))
-                    {
-                        eprintln!("{}: {error:#}", kernel.release);
-                        if let Ok(mut failed) = failed.lock() {
-                            failed.push(kernel.series.name());
-                        }
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().unwrap_or_default();
-    ensure!(failed.is_empty(), "guests failed: {}", failed.join(", "));
-    Ok(())
 }
 
 fn test_in(machine: &Machine, filesystem: &[&[u8]], are_chosen: bool) -> Result<()> {

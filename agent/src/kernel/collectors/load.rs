@@ -43,8 +43,9 @@ pub fn load_all(cgroups_max: u32, pins: Option<&Pins>) -> Vec<(&'static str, Res
             return COLLECTOR_OBJECTS.iter().map(|(name, _)| (*name, Err(because(name)))).collect();
         }
     };
-    let folds = try_fold(&btf);
-    let load = Loader { btf: &btf, folds: &folds, cgroups_max, pins };
+    let mut loader = new_loader(&btf);
+    let folds = try_fold(&mut loader, &btf);
+    let mut load = Loader { btf: &btf, loader, folds: &folds, cgroups_max, pins };
     let mut pinned = Vec::new();
     let loaded =
         COLLECTOR_OBJECTS.iter().map(|(name, object)| (*name, load.collector(name, object, &mut pinned)));
@@ -59,11 +60,19 @@ pub fn load_all(cgroups_max: u32, pins: Option<&Pins>) -> Vec<(&'static str, Res
     loaded
 }
 
+/// One serves many objects, and should: aya has each new one read and parse all of the kernel's types, before it
+/// can be told that we have.
+fn new_loader(btf: &Btf) -> EbpfLoader<'_> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(Some(btf)).allow_unsupported_maps();
+    loader
+}
+
 /// Whether this kernel lets a program be attached to the flush of rstat; some refuse every trampoline.
-fn try_fold(btf: &Btf) -> Result<(), String> {
+fn try_fold(loader: &mut EbpfLoader<'_>, btf: &Btf) -> Result<(), String> {
     let with_fold = COLLECTOR_OBJECTS.iter().find_map(|(_, object)| {
         let object = bound(object, btf).ok()?;
-        let loaded = EbpfLoader::new().btf(Some(btf)).allow_unsupported_maps().load(&object).ok()?;
+        let loaded = loader.load(&object).ok()?;
         loaded.program(FOLD).is_some().then_some(loaded)
     });
     let Some(mut object) = with_fold else { return Err("no collector folds".to_owned()) };
@@ -79,15 +88,16 @@ fn try_fold(btf: &Btf) -> Result<(), String> {
 
 struct Loader<'a> {
     btf: &'a Btf,
+    loader: EbpfLoader<'a>,
     /// Why not, if the kernel does not fold.
     folds: &'a Result<(), String>,
     cgroups_max: u32,
     pins: Option<&'a Pins>,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
     fn collector(
-        &self,
+        &mut self,
         name: &'static str,
         object: &[u8],
         pinned: &mut Vec<PathBuf>,
@@ -108,27 +118,24 @@ impl Loader<'_> {
                 }
             }
         }
-        self.load(name, &object, &tracepoints, Folding::Reader(reason), abi::CG_MARK_NONE, pinned)
+        self.load(name, &object, &tracepoints, Folding::Reader(reason), &abi::CG_MARK_NONE, pinned)
     }
 
     /// Ways to tell rstat of a cgroup, the best first.
-    fn marks(&self) -> Vec<abi::cg_mark> {
-        let acquired = has_kfunc(self.btf, "bpf_cgroup_acquire").then_some(abi::CG_MARK_ACQUIRED);
-        acquired.into_iter().chain([abi::CG_MARK_POINTER]).collect()
+    fn marks(&self) -> Vec<&'static abi::cg_mark> {
+        let acquired = has_kfunc(self.btf, "bpf_cgroup_acquire").then_some(&abi::CG_MARK_ACQUIRED);
+        acquired.into_iter().chain([&abi::CG_MARK_POINTER]).collect()
     }
 
     fn load(
-        &self,
+        &mut self,
         name: &'static str,
         object: &[u8],
         tracepoints: &[(String, String)],
         folding: Folding,
-        mark: abi::cg_mark,
+        mark: &'a abi::cg_mark,
         pinned: &mut Vec<PathBuf>,
     ) -> Result<Collector, LoadError> {
-        let mut loader = EbpfLoader::new();
-        loader.btf(Some(self.btf)).allow_unsupported_maps().override_global("mark_by", &mark, true);
-        loader.map_max_entries("own", self.cgroups_max).map_max_entries("totals", self.cgroups_max);
         let directory = self.pins.and_then(|pins| {
             let way = if folding == Folding::Rstat { "rstat" } else { "reader" };
             let directory = pins.of(name, way);
@@ -139,11 +146,16 @@ impl Loader<'_> {
         if let Some(directory) = &directory {
             self.check_pinned(directory);
             for map in MAPS {
-                loader.map_pin_path(map, directory.join(map));
+                self.loader.map_pin_path(map, directory.join(map));
             }
+        } else {
+            // Another collector's pins cannot be unsaid.
+            self.loader = new_loader(self.btf);
         }
+        self.loader.override_global("mark_by", mark, true);
+        self.loader.map_max_entries("own", self.cgroups_max).map_max_entries("totals", self.cgroups_max);
         let what = format!("collector {name}");
-        let mut object = loader.load(object).map_err(|error| refused(&what, &error))?;
+        let mut object = self.loader.load(object).map_err(|error| refused(&what, &error))?;
         for (program_name, program) in wanted_programs(&mut object, &folding) {
             load_program(program_name, program, self.btf, tracepoints)?;
         }

@@ -108,6 +108,16 @@ items! {
     MemoryStatPglazyfree: CG_ITEM_PGLAZYFREE, Event, Same, "pglazyfree", None;
     MemoryStatPglazyfreed: CG_ITEM_PGLAZYFREED, Event, Same, "pglazyfreed", None;
     MemoryStatThpFaultAlloc: CG_ITEM_THP_FAULT_ALLOC, Event, Same, "thp_fault_alloc", None;
+    MemoryStatVmalloc: CG_ITEM_NODE_VMALLOC, State, Pages, "vmalloc", None;
+    MemoryStatPgscan: CG_ITEM_NODE_PGSCAN_KSWAPD, State, Same, "pgscan_kswapd", None;
+    MemoryStatPgscan: CG_ITEM_NODE_PGSCAN_DIRECT, State, Same, "pgscan_direct", None;
+    MemoryStatPgscan: CG_ITEM_NODE_PGSCAN_KHUGEPAGED, State, Same, "pgscan_khugepaged", None;
+    MemoryStatPgscan: CG_ITEM_NODE_PGSCAN_PROACTIVE, State, Same, "pgscan_proactive", None;
+    MemoryStatPgsteal: CG_ITEM_NODE_PGSTEAL_KSWAPD, State, Same, "pgsteal_kswapd", None;
+    MemoryStatPgsteal: CG_ITEM_NODE_PGSTEAL_DIRECT, State, Same, "pgsteal_direct", None;
+    MemoryStatPgsteal: CG_ITEM_NODE_PGSTEAL_KHUGEPAGED, State, Same, "pgsteal_khugepaged", None;
+    MemoryStatPgsteal: CG_ITEM_NODE_PGSTEAL_PROACTIVE, State, Same, "pgsteal_proactive", None;
+    MemoryStatPgrefill: CG_ITEM_NODE_PGREFILL, State, Same, "pgrefill", None;
 }
 
 #[cfg(test)]

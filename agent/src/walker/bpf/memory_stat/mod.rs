@@ -113,7 +113,7 @@ impl MemoryStatIndex {
 
     /// How the place of a metric became known.
     pub(in crate::walker) fn method_of(&self, metric: Metric) -> Method {
-        match ITEMS.iter().find(|item| item.metric == metric).map(|item| item.array) {
+        match self.items_of(metric).next().map(|item| item.array) {
             Some(Array::State) => self.states,
             Some(Array::Event) => self.events,
             None => Method::None,

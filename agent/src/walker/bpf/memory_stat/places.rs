@@ -1,5 +1,7 @@
 //! Finds the places of items in an array, by what the kernel says or by comparison.
 
+use std::mem;
+
 use cgfleet_ebpf::abi::{self, cg_memory_stat};
 use cgfleet_model::{Metric, MetricGroup, MetricSet};
 
@@ -8,6 +10,7 @@ use super::{
     items::{Item, ItemUnit},
     number_at,
 };
+use crate::kernel::Table;
 
 /// The arrays and the file of one cgroup, read together.
 #[derive(Debug, Clone)]
@@ -27,6 +30,8 @@ pub(super) struct FlushThreshold {
 
 /// As many items must have been seen to be right before those are believed that cannot be seen.
 const WITNESSES_MIN: usize = 3;
+/// Of a table that is whole. An idle host has no more for events: page faults are all that it counts.
+const WITNESSES_OF_WHOLE_MIN: usize = 1;
 
 /// Smaller numbers than this are the same in many places.
 const SAME_MIN: u64 = 32;
@@ -72,29 +77,57 @@ pub(super) enum Reading<'a> {
     /// An item's place is its number.
     Direct,
     /// An item's place is in the table at its number: in so many bytes, counted from this on.
-    Table { table: &'a [u8], width: usize, base: u32 },
+    Table { table: Table<'a>, width: usize, base: u32 },
+}
+
+/// What an entry of a table says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    Place(usize),
+    /// That the item is in no array: 0 where places count from 1, else the largest number.
+    Nowhere,
 }
 
 impl<'a> Reading<'a> {
     /// Every way that any kernel from 6.1 on has had. Tables were of int or of bytes, and began to count
     /// at 1 or at 0.
-    pub(super) fn all(table: Option<&'a [u8]>, is_direct: bool) -> Vec<Self> {
+    pub(super) fn all(table: Option<Table<'a>>, is_direct: bool) -> Vec<Self> {
         let tables = table.into_iter().flat_map(|table| {
             [(4, 1), (4, 0), (1, 1), (1, 0)].map(|(width, base)| Self::Table { table, width, base })
         });
         is_direct.then_some(Self::Direct).into_iter().chain(tables).collect()
     }
 
+    /// What is said of the item with this number.
+    fn entry(self, number: usize) -> Option<Entry> {
+        let Self::Table { table, width, base } = self else { return Some(Entry::Place(number)) };
+        let bytes = table.bytes.get(number * width..(number + 1) * width)?;
+        let number_of =
+            |bytes: &[u8]| bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte));
+        let value = number_of(bytes);
+        let nowhere = if base == 0 { number_of(&[0xff; 4][..width]) } else { 0 };
+        Some(if value == nowhere { Entry::Nowhere } else { Entry::Place((value - base) as usize) })
+    }
+
     fn place(self, number: usize, words: usize) -> Option<usize> {
-        let place = match self {
-            Self::Direct => number,
-            Self::Table { table, width, base } => {
-                let bytes = table.get(number * width..(number + 1) * width)?;
-                let value = bytes.iter().rev().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
-                value.checked_sub(base)? as usize
-            }
-        };
-        (place < words).then_some(place)
+        match self.entry(number)? {
+            Entry::Place(place) => (place < words).then_some(place),
+            Entry::Nowhere => None,
+        }
+    }
+
+    /// Whether it is a table, and from its first entry to its last gives each place of the array to one item
+    /// and to every other item none. So no other memory of that length reads, nor the table in another way.
+    fn is_whole(self, words: usize) -> bool {
+        let Self::Table { table, .. } = self else { return false };
+        let mut is_given = vec![false; words];
+        let mut give = |place: usize| is_given.get_mut(place).is_some_and(|given| !mem::replace(given, true));
+        let is_sound = (0..table.entries).all(|number| match self.entry(number) {
+            Some(Entry::Place(place)) => give(place),
+            Some(Entry::Nowhere) => true,
+            None => false,
+        });
+        is_sound && is_given.iter().all(|given| *given)
     }
 }
 
@@ -123,7 +156,10 @@ pub(super) fn find(
         let verdicts: Vec<Verdict> =
             places.iter().map(|(item, place)| verdict(item, *place, observations, threshold)).collect();
         let witnesses = verdicts.iter().filter(|verdict| **verdict == Verdict::Right).count();
-        if witnesses >= WITNESSES_MIN && !verdicts.contains(&Verdict::Wrong) {
+        // A table of int that is read as one of bytes may look whole, but has no place for most items.
+        let is_whole = reading.is_whole(words) && places.len() == items.len();
+        let witnesses_min = if is_whole { WITNESSES_OF_WHOLE_MIN } else { WITNESSES_MIN };
+        if witnesses >= witnesses_min && !verdicts.contains(&Verdict::Wrong) {
             return (Method::Kernel, places.iter().map(|(item, place)| (item.item, *place)).collect());
         }
     }
@@ -167,6 +203,8 @@ fn value_of(text: &str, key: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::{super::ITEMS, *};
 
     const WORDS: usize = 12;
@@ -194,26 +232,32 @@ mod tests {
         assert_eq!((method, places.as_slice()), expect);
     }
 
+    /// A table of so many entries that gives the first four items these places, and the rest none.
+    fn table(places: [u32; 4], entries: usize, width: usize, base: u32) -> Vec<u8> {
+        let nowhere = if base == 0 { u32::MAX } else { 0 };
+        let given = places.map(|place| place + base).into_iter();
+        let values = given.chain(iter::repeat(nowhere)).take(entries);
+        values.flat_map(|value| value.to_le_bytes().into_iter().take(width)).collect()
+    }
+
+    fn readings(bytes: &[u8]) -> Vec<Reading<'_>> {
+        Reading::all(Some(Table { bytes, entries: 16 }), false)
+    }
+
     #[test]
     fn a_reading_is_taken_if_it_is_right_throughout() {
-        let places = [10, 7, 4, 1];
         let busy = [observation(100_000), observation(0)];
         for (width, base) in [(1, 0), (1, 1), (4, 0), (4, 1)] {
-            let mut table = Vec::new();
-            for place in places {
-                let value: u32 = place + base;
-                table.extend_from_slice(&value.to_le_bytes()[..width]);
-            }
-            table.resize(64, 0xff);
-            let readings = Reading::all(Some(&table), true);
-            check(&busy, &readings, (Method::Kernel, &[10, 7, 4, 1]));
+            let bytes = table([10, 7, 4, 1], 16, width, base);
+            check(&busy, &readings(&bytes), (Method::Kernel, &[10, 7, 4, 1]));
         }
     }
 
     #[test]
     fn without_a_right_reading_the_only_possible_place_is_taken() {
         let wrong = [3_u8; 64];
-        let readings = Reading::all(Some(&wrong), true);
+        let table = Some(Table { bytes: &wrong, entries: 16 });
+        let readings = Reading::all(table, true);
         check(&[observation(100_000)], &readings, (Method::Calibration, &[10, 7, 4, 1]));
         check(&[observation(100_000)], &[], (Method::Calibration, &[10, 7, 4, 1]));
     }
@@ -239,8 +283,8 @@ mod tests {
 
     #[test]
     fn a_reading_is_believed_by_smaller_numbers_that_are_the_same() {
-        let table: Vec<u8> = [10, 7, 4, 1].into_iter().chain([0xff; 60]).collect();
-        let readings = Reading::all(Some(&table), false);
+        let bytes = table([10, 7, 4, 1], 16, 1, 0);
+        let readings = readings(&bytes);
         check(&[observation(40)], &readings, (Method::Kernel, &[10, 7, 4, 1]));
         check(&[observation(5)], &readings, (Method::None, &[]));
         let mut flushed_late = observation(40);
@@ -250,8 +294,43 @@ mod tests {
 
     #[test]
     fn a_table_that_is_wrong_once_is_not_believed() {
-        let table: Vec<u8> = [10, 7, 4, 2].into_iter().chain([0xff; 60]).collect();
-        let readings = Reading::all(Some(&table), false);
-        check(&[observation(100_000)], &readings, (Method::Calibration, &[10, 7, 4, 1]));
+        let bytes = table([10, 7, 4, 2], 16, 1, 0);
+        check(&[observation(100_000)], &readings(&bytes), (Method::Calibration, &[10, 7, 4, 1]));
+    }
+
+    /// All that an idle host counts is the first item.
+    fn idle() -> Observation {
+        let Observation { mut stat, .. } = observation(0);
+        (stat.state, stat.state[3]) = ([0; 64], 5000);
+        let text = format!("{} {}\n", ITEMS[0].v2_key, 5000 * ITEMS[0].unit.size());
+        Observation { stat, before: text.clone(), after: text, is_v2: true }
+    }
+
+    fn check_idle(bytes: &[u8], words: usize, expect: (Method, &[usize])) {
+        let items: Vec<(&Item, usize)> = ITEMS[..4].iter().zip(0..).collect();
+        let (method, found) = find(&items, &readings(bytes), words, &[idle()], THRESHOLD);
+        let places: Vec<usize> = found.iter().map(|(_, place)| *place).collect();
+        assert_eq!((method, places.as_slice()), expect, "{bytes:?} for {words} places");
+    }
+
+    #[test]
+    fn a_table_that_is_whole_is_believed_by_one_number() {
+        let by_kernel: (Method, &[usize]) = (Method::Kernel, &[3, 0, 2, 1]);
+        let by_comparison: (Method, &[usize]) = (Method::Calibration, &[3]);
+        for (width, base) in [(1, 0), (1, 1), (4, 0), (4, 1)] {
+            let whole = |places| table(places, 16, width, base);
+            check_idle(&whole([3, 0, 2, 1]), 4, by_kernel);
+            check_idle(&whole([2, 0, 3, 1]), 4, by_comparison);
+            // A place is given twice, is missing, or is not in the array.
+            check_idle(&whole([3, 0, 0, 1]), 4, by_comparison);
+            check_idle(&whole([3, 0, 2, 1]), 5, by_comparison);
+            check_idle(&whole([3, 0, 4, 1]), 4, by_comparison);
+            let mut cut_short = whole([3, 0, 2, 1]);
+            cut_short.pop();
+            check_idle(&cut_short, 4, by_comparison);
+            let mut other_memory = whole([3, 0, 2, 1]);
+            other_memory[15 * width] = 0x55;
+            check_idle(&other_memory, 4, by_comparison);
+        }
     }
 }
