@@ -122,15 +122,14 @@ impl Feeds {
         hears_removals: bool,
     ) -> Result<Listening, TooManyFeeds> {
         let mut feeds = lock(&self.shared.feeds);
-        let feed = match feeds.get(&interval) {
-            Some(feed) => Arc::clone(feed),
-            None => {
-                self.make_room(&mut feeds)?;
-                let feed = Arc::new(Feed::new(interval, self.shared.limits.history_bytes_max));
-                feeds.insert(interval, Arc::clone(&feed));
-                tokio::spawn(keep_reading(Arc::clone(&self.shared), Arc::clone(&feed)));
-                feed
-            }
+        let feed = if let Some(feed) = feeds.get(&interval) {
+            Arc::clone(feed)
+        } else {
+            self.make_room(&mut feeds)?;
+            let feed = Arc::new(Feed::new(interval, self.shared.limits.history_bytes_max));
+            feeds.insert(interval, Arc::clone(&feed));
+            tokio::spawn(keep_reading(Arc::clone(&self.shared), Arc::clone(&feed)));
+            feed
         };
         Ok(Feed::listen(feed, Listener { metrics, hears_removals }))
     }
@@ -309,7 +308,7 @@ async fn keep_reading(shared: Arc<Shared>, feed: Arc<Feed>) {
             match read(&shared, &feed, sequence).await {
                 Ok(()) => drop(feed.newest.send_replace(Some(sequence))),
                 Err(error) => {
-                    tracing::warn!(sequence, interval = ?feed.interval, error, "this tick is missing")
+                    tracing::warn!(sequence, interval = ?feed.interval, error, "this tick is missing");
                 }
             }
         }

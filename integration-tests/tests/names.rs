@@ -79,16 +79,16 @@ impl World {
     }
 }
 
-fn by_pod(pod: &str) -> Option<WorkloadFilter> {
-    Some(WorkloadFilter { pod: pod.to_owned(), ..WorkloadFilter::default() })
+fn by_pod(pod: &str) -> WorkloadFilter {
+    WorkloadFilter { pod: pod.to_owned(), ..WorkloadFilter::default() }
 }
 
-fn by_container(container: &str) -> Option<WorkloadFilter> {
-    Some(WorkloadFilter { container: container.to_owned(), ..WorkloadFilter::default() })
+fn by_container(container: &str) -> WorkloadFilter {
+    WorkloadFilter { container: container.to_owned(), ..WorkloadFilter::default() }
 }
 
-fn by_unit(unit: &str) -> Option<WorkloadFilter> {
-    Some(WorkloadFilter { unit: unit.to_owned(), ..WorkloadFilter::default() })
+fn by_unit(unit: &str) -> WorkloadFilter {
+    WorkloadFilter { unit: unit.to_owned(), ..WorkloadFilter::default() }
 }
 
 /// What the kubelet makes when it starts a pod with one container.
@@ -109,11 +109,8 @@ fn agent_with(log_dir: &Path) -> Result<Start> {
     Ok(Start::agent()?.flag("--kubelet-log-dir", &log_dir.display().to_string()))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_row_of_a_walk_says_what_runs_in_it_and_no_row_of_a_tick() -> Result<()> {
-    let (world, logs) = (World::make()?, state_dir()?);
-    log_both(logs.path())?;
-    let agent = agent_with(logs.path())?.start().await?;
+/// What runs where, of paths below the tree's root.
+fn expected(world: &World) -> BTreeMap<String, Option<Workload>> {
     let web_slice = format!("kubepods-burstable-pod{}.slice", WEB_UID.replace('-', "_"));
     let pod = |name: &str, uid: &str| Workload {
         pod_namespace: "shop".into(),
@@ -122,7 +119,7 @@ async fn every_row_of_a_walk_says_what_runs_in_it_and_no_row_of_a_tick() -> Resu
         ..Workload::default()
     };
     let db = Workload { container_name: "postgres".into(), container_id: DB.into(), ..pod("db-0", DB_UID) };
-    let expect: BTreeMap<String, Option<Workload>> = [
+    [
         (String::new(), None),
         ("unknown/a".into(), None),
         ("kubepods/besteffort".into(), None),
@@ -164,7 +161,15 @@ async fn every_row_of_a_walk_says_what_runs_in_it_and_no_row_of_a_tick() -> Resu
             }),
         ),
     ]
-    .into();
+    .into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_of_a_walk_says_what_runs_in_it() -> Result<()> {
+    let (world, logs) = (World::make()?, state_dir()?);
+    log_both(logs.path())?;
+    let agent = agent_with(logs.path())?.start().await?;
+    let expect = expected(&world);
     for engine in ENGINES {
         let spec = WalkSpec { engine: engine.into(), ..world.spec(CgroupOrder::DescendantsPre, None) };
         let walked = walk(&agent, spec).await?;
@@ -178,6 +183,15 @@ async fn every_row_of_a_walk_says_what_runs_in_it_and_no_row_of_a_tick() -> Resu
             assert_eq!(row.workload.as_deref(), expect.as_ref(), "{engine:?} {below}");
         }
     }
+    Ok(())
+}
+
+/// They tell what changes, and that does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_of_a_whole_tick_says_what_runs_in_it() -> Result<()> {
+    let (world, logs) = (World::make()?, state_dir()?);
+    log_both(logs.path())?;
+    let agent = agent_with(logs.path())?.start().await?;
     let mut ticks = agent.agent()?.subscribe(SubscribeRequest::default()).await?.into_inner();
     let mut rows = 0;
     while let Some(message) = ticks.message().await? {
@@ -190,7 +204,7 @@ async fn every_row_of_a_walk_says_what_runs_in_it_and_no_row_of_a_tick() -> Resu
             _ => {}
         }
     }
-    assert!(rows > expect.len(), "{rows}");
+    assert!(rows > expected(&world).len(), "{rows}");
     Ok(())
 }
 
@@ -203,8 +217,10 @@ async fn rows_are_chosen_by_pod_container_and_unit() -> Result<()> {
     let inner = format!("{}/inner", world.db);
     let of_db = paths(&[&world.db_pod, &world.db, &inner]);
     let fsck = r"system.slice/system-systemd\x5cx2dfsck.slice";
-    let container_of = |container: &str, pod: &str| {
-        Some(WorkloadFilter { container: container.into(), pod: pod.into(), ..WorkloadFilter::default() })
+    let container_of = |container: &str, pod: &str| WorkloadFilter {
+        container: container.into(),
+        pod: pod.into(),
+        ..WorkloadFilter::default()
     };
     for (filter, expect) in [
         (by_pod("db-0"), of_db.clone()),
@@ -222,7 +238,7 @@ async fn rows_are_chosen_by_pod_container_and_unit() -> Result<()> {
         (container_of("nginx", "db-0"), paths(&[])),
     ] {
         for engine in ENGINES {
-            check_chosen(&world, &agent, engine, filter.as_ref(), &expect).await?;
+            check_chosen(&world, &agent, engine, &filter, &expect).await?;
         }
     }
     Ok(())
@@ -233,10 +249,11 @@ async fn check_chosen(
     world: &World,
     agent: &Daemon,
     engine: WalkEngine,
-    filter: Option<&WorkloadFilter>,
+    filter: &WorkloadFilter,
     expect: &[String],
 ) -> Result<()> {
-    let of = |order, limit| WalkSpec { engine: engine.into(), limit, ..world.spec(order, filter.cloned()) };
+    let of =
+        |order, limit| WalkSpec { engine: engine.into(), limit, ..world.spec(order, Some(filter.clone())) };
     let pre = world.chosen(agent, of(CgroupOrder::DescendantsPre, 0)).await?;
     assert_eq!(pre, (expect.to_vec(), WalkEnd::Complete), "{engine:?} {filter:?}");
     // All that are chosen are one in the other.
@@ -263,7 +280,7 @@ async fn a_walk_stops_at_a_cgroup_that_is_left_out() -> Result<()> {
         let upward = |filter, stop_at: &str| WalkSpec {
             engine: engine.into(),
             stop_at: Some(by_path(stop_at)),
-            workload: filter,
+            workload: Some(filter),
             ..spec(by_path(container.clone()), CgroupOrder::AncestorsUp)
         };
         let found = world.chosen(&agent, upward(by_container(DB), &pod)).await?;

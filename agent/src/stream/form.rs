@@ -1,10 +1,9 @@
 //! In what form values are sent, and when one differs from what was sent.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cgfleet_model::{CounterReading, Metric, MetricKind, MetricSet, rate_per_second};
 use cgfleet_proto::v1::CgroupSample;
-use std::time::SystemTime;
 
 /// In what form counters are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +101,10 @@ pub(super) fn differs(value: Option<u64>, sent: Option<u64>, dead_band: f64) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        CounterForm::{Cumulative, Delta, Rate},
+        *,
+    };
 
     fn cpu(usage_usec: u64) -> CgroupSample {
         let mut sample = CgroupSample::default();
@@ -119,7 +121,6 @@ mod tests {
             assert_eq!(sample.metric(Metric::CpuUsage), expect, "{counters:?} {now} on {base:?}");
             assert_eq!(sample.metric(Metric::MemoryCurrent), Some(now));
         };
-        use CounterForm::{Cumulative, Delta, Rate};
         let base = cpu(100);
         check(Cumulative, Base::None, 0, 150, Some(150));
         check(Cumulative, Base::Row(&base), 500, 150, Some(150));

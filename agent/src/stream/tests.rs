@@ -345,7 +345,7 @@ struct Seen {
 fn check(counters: CounterForm, dead_band: f64, seen: &Seen) {
     let Seen { events, whole_host, max_depth, pods_alone, forgets } = seen;
     let top = if *whole_host { "/" } else { "/2" };
-    let metrics = MetricSet::from_iter(METRICS[..2].iter().copied());
+    let metrics: MetricSet = METRICS[..2].iter().copied().collect();
     let workload = WorkloadFilter::parse(Some("web-0"), None, None).unwrap().filter(|_| *pods_alone);
     let wanted =
         Followed { workload, choice: Choice::new(top.to_owned(), *max_depth), metrics, counters, dead_band };

@@ -40,7 +40,6 @@ pub(crate) async fn run(args: QueryArgs, calls: &Calls) -> Result<Exit, Error> {
         workload: args.workload.into_filter(),
         max_staleness: args.freshness.max_staleness(),
         flush: args.freshness.flush(),
-        ..WalkSpec::default()
     };
     let mut answer = match Answerer::from(args.hosts) {
         Answerer::Agent(address) => Answer::of_agent(&calls.agent(&address)?, spec).await?,

@@ -4,10 +4,10 @@ use std::fmt::Debug;
 
 use anyhow::Result;
 use cgfleet_proto::v1::{
-    AgentServiceFlushRequest, CgroupOrder, CgroupTarget, CollectorState, Condition, ErrorReason,
+    AgentServiceFlushRequest, CgroupOrder, CgroupTarget, CollectorState, ErrorReason,
     FleetServiceFlushRequest, FleetServiceListCollectorsRequest, FleetServiceSetCollectorRequest,
     HierarchyJoin, Host, HostError, HostSelector, ListHostsRequest, QueryHistoryRequest, QueryRequest,
-    RegisterHostRequest, SubscribeRequest, WalkEngine, WalkRequest, WalkSpec, WorkloadFilter,
+    RegisterHostRequest, SubscribeRequest, SubscribeSpec, WalkEngine, WalkRequest, WalkSpec,
     host_result::Outcome,
 };
 use cgfleet_rpc::wire_error::reason_of;
@@ -18,18 +18,21 @@ use integration_tests::{
 use prost_types::{Duration, FieldMask, Timestamp};
 use tonic::{Code, Response, Status};
 
-use super::{check_line, host_up, in_time};
+use super::{
+    check_line, host_up, in_time,
+    specs::{bad_specs, bad_subscriptions, condition},
+};
 
 const ID: &str = "11111111-1111-4111-8111-111111111111";
 
 /// How a request is refused: most with INVALID_FIELD.
-type Refusal<'a> = (Code, ErrorReason, &'a [&'a str]);
+pub(super) type Refusal<'a> = (Code, ErrorReason, &'a [&'a str]);
 
-fn invalid<'a>(says: &'a [&'a str]) -> Refusal<'a> {
+pub(super) fn invalid<'a>(says: &'a [&'a str]) -> Refusal<'a> {
     (Code::InvalidArgument, ErrorReason::InvalidField, says)
 }
 
-fn not_found<'a>(says: &'a [&'a str]) -> Refusal<'a> {
+pub(super) fn not_found<'a>(says: &'a [&'a str]) -> Refusal<'a> {
     (Code::NotFound, ErrorReason::CgroupNotFound, says)
 }
 
@@ -46,80 +49,16 @@ async fn check<T>(
     Ok(())
 }
 
-fn self_of(target: CgroupTarget) -> WalkSpec {
+pub(super) fn self_of(target: CgroupTarget) -> WalkSpec {
     spec(target, CgroupOrder::SelfOnly)
 }
 
-fn of_hierarchy(hierarchy: &str, target: CgroupTarget) -> CgroupTarget {
+pub(super) fn of_hierarchy(hierarchy: &str, target: CgroupTarget) -> CgroupTarget {
     CgroupTarget { hierarchy: hierarchy.to_owned(), ..target }
 }
 
-fn reading(field: &str) -> FieldMask {
+pub(super) fn reading(field: &str) -> FieldMask {
     FieldMask { paths: vec![field.to_owned()] }
-}
-
-/// Specifications that no agent and no server takes.
-fn bad_specs() -> Vec<(Option<WalkSpec>, Refusal<'static>)> {
-    let root = || self_of(by_path("/"));
-    vec![
-        (None, invalid(&["spec", "a walk's specification"])),
-        (Some(WalkSpec { order: 0, ..root() }), invalid(&["spec.order", "CGROUP_ORDER_"])),
-        (Some(WalkSpec { order: 99, ..root() }), invalid(&["spec.order", "\"99\"", "CGROUP_ORDER_"])),
-        (Some(WalkSpec { engine: 99, ..root() }), invalid(&["spec.engine", "\"99\""])),
-        (
-            Some(WalkSpec { read_mask: Some(reading("disk")), ..root() }),
-            invalid(&["read_mask", "\"disk\"", "allowed: cpu, memory, memory_stat", "cpu.usage_usec"]),
-        ),
-        (
-            Some(WalkSpec { stop_when: Some(condition("memory.max", 1)), ..root() }),
-            invalid(&["spec.stop_when.metric", "\"memory.max\"", "cpu.usage_usec", "`cgctl metrics`"]),
-        ),
-        (
-            Some(WalkSpec { stop_when: Some(condition("memory", 1)), ..root() }),
-            invalid(&["spec.stop_when.metric", "\"memory\""]),
-        ),
-        (
-            Some(WalkSpec { stop_when: Some(condition("cpu.usage_usec", 0)), ..root() }),
-            invalid(&["spec.stop_when.comparison", "\"0\"", "COMPARISON_"]),
-        ),
-        (
-            Some(WalkSpec { stop_when: Some(condition("cpu.usage_usec", 99)), ..root() }),
-            invalid(&["spec.stop_when.comparison", "\"99\"", "omparison"]),
-        ),
-        (Some(WalkSpec { join: 99, ..root() }), invalid(&["spec.join", "\"99\""])),
-        (
-            Some(WalkSpec { workload: workload("Web", "", ""), ..root() }),
-            invalid(&["spec.workload.pod", "\"Web\"", "namespace/name"]),
-        ),
-        (
-            Some(WalkSpec { workload: workload("", "3f4a9b12cde", ""), ..root() }),
-            invalid(&["spec.workload.container", "\"3f4a9b12cde\"", "the first 12 or more digits"]),
-        ),
-        (
-            Some(WalkSpec { workload: workload("web-0", "", "ssh"), ..root() }),
-            invalid(&["spec.workload.unit", "\"ssh\"", "ssh.service"]),
-        ),
-        (Some(WalkSpec { flush: 99, ..root() }), invalid(&["spec.flush", "\"99\""])),
-        (Some(WalkSpec { flush: -1, ..root() }), invalid(&["spec.flush", "\"-1\""])),
-        (stale(-1, 0), invalid(&["spec.max_staleness", "\"-1s and 0ns\"", "0s to 3600s"])),
-        (stale(0, -1), invalid(&["spec.max_staleness", "\"0s and -1ns\"", "0s to 3600s"])),
-        (stale(0, 1_000_000_000), invalid(&["spec.max_staleness", "0s to 3600s"])),
-        (stale(3600, 1), invalid(&["spec.max_staleness", "\"3600.000000001s\"", "0s to 3600s"])),
-        (stale(i64::MAX, 999_999_999), invalid(&["spec.max_staleness", "0s to 3600s"])),
-        (stale(i64::MIN, i32::MIN), invalid(&["spec.max_staleness", "0s to 3600s"])),
-    ]
-}
-
-fn stale(seconds: i64, nanos: i32) -> Option<WalkSpec> {
-    Some(WalkSpec { max_staleness: Some(Duration { seconds, nanos }), ..self_of(by_path("/")) })
-}
-
-fn workload(pod: &str, container: &str, unit: &str) -> Option<WorkloadFilter> {
-    Some(WorkloadFilter { pod: pod.into(), container: container.into(), unit: unit.into() })
-}
-
-fn condition(metric: &str, comparison: i32) -> Condition {
-    Condition { metric: metric.to_owned(), comparison, value: 1 }
 }
 
 /// Targets that no host has.
@@ -209,6 +148,15 @@ async fn an_agent_refuses_what_it_cannot_walk() -> Result<()> {
         check(&interval, agent.subscribe(SubscribeRequest { interval, changes: None }), invalid(says))
             .await?;
     }
+    for (spec, refusal) in bad_subscriptions() {
+        let request = SubscribeRequest { interval: None, changes: Some(spec.clone()) };
+        check(&spec, agent.subscribe(request), refusal).await?;
+    }
+    let both = SubscribeRequest {
+        interval: Some(Duration { seconds: 1, nanos: 0 }),
+        changes: Some(SubscribeSpec::default()),
+    };
+    check(&both, agent.subscribe(both.clone()), invalid(&["interval", "unset with changes"])).await?;
     Ok(())
 }
 

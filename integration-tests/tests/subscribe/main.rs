@@ -22,15 +22,15 @@ async fn agent() -> Result<Daemon> {
     Start::agent()?.start().await
 }
 
-fn reading(fields: &[&str]) -> Option<FieldMask> {
-    Some(FieldMask { paths: fields.iter().map(|field| (*field).to_owned()).collect() })
+fn reading(fields: &[&str]) -> FieldMask {
+    FieldMask { paths: fields.iter().map(|field| (*field).to_owned()).collect() }
 }
 
 /// Of the tree alone, and what is cheap.
 fn below(tree: &TestTree) -> SubscribeSpec {
     SubscribeSpec {
         target: Some(by_path(tree.path(""))),
-        read_mask: reading(&["cpu.usage_usec", "structure"]),
+        read_mask: Some(reading(&["cpu.usage_usec", "structure"])),
         ..SubscribeSpec::default()
     }
 }
@@ -87,7 +87,7 @@ async fn rows_are_of_the_subtree_the_depth_and_the_fields_that_were_asked_for() 
         let spec = SubscribeSpec {
             target: Some(target.clone()),
             max_depth,
-            read_mask: reading(&["structure.populated"]),
+            read_mask: Some(reading(&["structure.populated"])),
             ..SubscribeSpec::default()
         };
         let mut watching = watch(&agent, spec).await?;

@@ -32,7 +32,7 @@ async fn what_lived_between_two_ticks_is_told_of_with_all_that_it_used() -> Resu
     tree.make("brief")?;
     tree.make("rest")?;
     let interval = Some(prost_types::Duration { seconds: INTERVAL_SECONDS, nanos: 0 });
-    let read_mask = reading(&["cpu", "pids", "structure"]);
+    let read_mask = Some(reading(&["cpu", "pids", "structure"]));
     let mut watching = watch(&agent, SubscribeSpec { interval, read_mask, ..below(&tree) }).await?;
     watching.tick().await?;
 

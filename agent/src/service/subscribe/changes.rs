@@ -134,13 +134,13 @@ async fn path(agent: &Agent, target: Option<v1::CgroupTarget>) -> Result<String,
         Ok(walked) => match walked.samples.first() {
             Some(sample) if sample.hierarchy_id == 0 => Ok(sample.path.clone()),
             Some(_) => Err(WireError::invalid_field("spec.target.path", target.to_text(), of_v2)),
-            None => Err(gone(target).into()),
+            None => Err(gone(&target).into()),
         },
         Err(WalkError::NoSuchCgroup { .. }) if matches!(target, Target::Path { .. }) => Ok(target.to_text()),
         Err(error) => Err(error.into()),
     }
 }
 
-fn gone(target: Target) -> WalkError {
+fn gone(target: &Target) -> WalkError {
     WalkError::NoSuchCgroup { field: "spec.target", target: target.to_text() }
 }

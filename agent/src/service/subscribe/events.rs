@@ -57,9 +57,10 @@ impl Events {
         let part = if is_whole { Part::Snapshot } else { Part::Update };
         self.parts.extend(rows.chunks(BATCH_ROWS).map(|rows| part(rows.to_vec())));
         self.parts.extend(removed.chunks(BATCH_ROWS).map(|removed| Part::Removed(removed.to_vec())));
-        self.parts.push_back(match is_whole {
-            true => Part::Synced(snapshot),
-            false => Part::Bookmark { snapshot, merged },
+        self.parts.push_back(if is_whole {
+            Part::Synced(snapshot)
+        } else {
+            Part::Bookmark { snapshot, merged }
         });
     }
 

@@ -78,7 +78,9 @@ fn messages(
         let mut samples: Vec<_> = rows.iter().map(|row| (*row.sample).clone()).collect();
         if tick.metrics != metrics {
             // Somebody else of this interval wants more.
-            samples.iter_mut().for_each(|sample| sample.keep_only(metrics));
+            for sample in &mut samples {
+                sample.keep_only(metrics);
+            }
         }
         Event::Batch(SampleBatch { samples })
     });

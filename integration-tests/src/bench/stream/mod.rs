@@ -32,6 +32,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const TICKS: usize = 25;
 const P50_REACH: f64 = 2.0;
 const P99_REACH: f64 = 4.0;
+const OURS: &str = "from the kernel's read to the client";
+const BARE: &str = "a bare tonic stream of the same bytes";
 const EXTRA_SUBSCRIBERS: u32 = 64;
 
 pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
@@ -58,37 +60,50 @@ fn latency(bench: &Bench, agent: &Daemon, grown: &Grown) -> Result<Vec<Row>> {
     let mut bare = bench.block_on(bare.subscribe())?;
     let rounds = bench.rounds(CHAIN.rounds, || {
         bench.block_on(async {
-            let (mut ours, mut bares) = (Vec::new(), Vec::new());
+            let mut times = Times::default();
             // What came while the other one was measured is not as fresh as it was.
             changes.skip_late().await?;
             for _ in 0..TICKS {
-                ours.push(micros(changes.next().await?.1));
+                times.ours.push(micros(changes.next().await?.1));
             }
             bare.skip_late(INTERVAL).await?;
             for _ in 0..TICKS {
-                bares.push(micros(bare.next().await?));
+                times.bare.push(micros(bare.next().await?));
             }
-            Ok((ours, bares))
+            Ok(times)
         })
     })?;
-    let of = |name: &str, of: fn(Vec<f64>) -> f64, pick: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>| {
-        let values = rounds.iter().map(|round| of(pick(round).clone())).collect();
-        Figure::new(format!("{}: {name}", CHAIN.name), "us", values)
-    };
-    let p50 = of("from the kernel's read to the client, p50", median, |round| &round.0);
-    let bare_p50 = of("a bare tonic stream of the same bytes, p50", median, |round| &round.1);
-    let all = |pick: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>, name: &str| {
-        let values: Vec<f64> = rounds.iter().flat_map(|round| pick(round).clone()).collect();
-        Figure::new(format!("{}: {name}", CHAIN.name), "us", vec![p99(values)])
-    };
-    let p99 = all(|round| &round.0, "from the kernel's read to the client, p99 of all rounds");
-    let bare_p99 = all(|round| &round.1, "a bare tonic stream of the same bytes, p99 of all rounds");
+    let (ours, bare): (Vec<_>, Vec<_>) = rounds.into_iter().map(|times| (times.ours, times.bare)).unzip();
+    let (ours, bare) = (Distribution::of(OURS, &ours), Distribution::of(BARE, &bare));
     Ok(vec![
-        bare_p50.row(),
-        p50.row_against(&bare_p50).reach(P50_REACH),
-        bare_p99.row(),
-        p99.row_against(&bare_p99).reach(P99_REACH),
+        bare.p50.row(),
+        ours.p50.row_against(&bare.p50).reach(P50_REACH),
+        bare.p99.row(),
+        ours.p99.row_against(&bare.p99).reach(P99_REACH),
     ])
+}
+
+/// What one round measured.
+#[derive(Default)]
+struct Times {
+    ours: Vec<f64>,
+    bare: Vec<f64>,
+}
+
+/// The middle of each round, and what one of a hundred exceeds in all of them.
+struct Distribution {
+    p50: Figure,
+    p99: Figure,
+}
+
+impl Distribution {
+    fn of(what: &str, rounds: &[Vec<f64>]) -> Self {
+        let figure =
+            |which: &str, values| Figure::new(format!("{}: {what}, {which}", CHAIN.name), "us", values);
+        let p50 = figure("p50", rounds.iter().map(|round| median(round.clone())).collect());
+        let p99 = figure("p99 of all rounds", vec![p99(rounds.concat())]);
+        Self { p50, p99 }
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

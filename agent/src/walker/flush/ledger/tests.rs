@@ -1,3 +1,5 @@
+//! What becomes of requests after flushes that were performed.
+
 use super::{Verdict::*, *};
 use crate::walker::Subsystem;
 
