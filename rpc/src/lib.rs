@@ -11,3 +11,4 @@ pub mod serve;
 pub mod shutdown;
 pub mod trace;
 pub mod wire_error;
+pub mod workload;

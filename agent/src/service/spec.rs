@@ -1,17 +1,14 @@
 //! Requests as they arrive, parsed: behind this point there are no bad ones.
 
-use cgfleet_model::{
-    Comparison, Condition, InvalidWorkloadFilter, Metric, UnknownMetric, WorkloadFilter, unescape_path,
-};
+use cgfleet_model::{Comparison, Condition, Metric, UnknownMetric, unescape_path};
 use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{
         CgroupOrder, CgroupTarget, Comparison as WireComparison, Condition as WireCondition,
         FlushMode as WireFlush, HierarchyJoin, WalkEngine as WireEngine, WalkSpec as WireSpec,
-        WorkloadFilter as WireFilter,
     },
 };
-use cgfleet_rpc::{duration, wire_error::WireError};
+use cgfleet_rpc::{duration, wire_error::WireError, workload};
 
 use crate::walker::{FlushMode, Freshness, Naming, Order, Target, WalkEngine, WalkSpec};
 
@@ -56,7 +53,7 @@ fn walk_spec(spec: WireSpec) -> Result<WalkSpec, WireError> {
         limit: spec.limit,
         stop_at: spec.stop_at.map(|stop_at| parse_target("spec.stop_at", stop_at)).transpose()?,
         stop_when: spec.stop_when.as_ref().map(condition).transpose()?,
-        naming: workload_filter("spec.workload", spec.workload.as_ref())?
+        naming: workload::filter("spec.workload", spec.workload.as_ref())?
             .map_or(Naming::Named, Naming::Chosen),
     })
 }
@@ -157,16 +154,6 @@ fn condition(wire: &WireCondition) -> Result<Condition, WireError> {
         }
     };
     Ok(Condition { metric, comparison, value: wire.value })
-}
-
-/// A filter on what runs in cgroups; `None` if it chooses all.
-pub(super) fn workload_filter(
-    field: &str,
-    wire: Option<&WireFilter>,
-) -> Result<Option<WorkloadFilter>, WireError> {
-    cgfleet_proto::workload_filter(wire).map_err(|InvalidWorkloadFilter { part, value, allowed }| {
-        WireError::invalid_field(&format!("{field}.{part}"), value, allowed)
-    })
 }
 
 /// The wire's name of an order.

@@ -28,6 +28,7 @@ fn what_is_asked_of_whom_is_read() {
         "query --all --flush never",
         "watch --all /a --max-depth 1 --fields cpu --interval 500ms --rate --dead-band 5% --ticks 3 -o ndjson",
         "watch --agent h:1 1234 --delta --positions /tmp/p",
+        "watch --all --pod shop/web-0 --container nginx --unit kubepods.slice",
         "flush --all /a --server http://s:1 --timeout 2m",
         "flush --agent h:1",
         "history --host a /x --since now",

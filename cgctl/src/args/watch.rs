@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use cgfleet_proto::v1::{CgroupTarget, CounterForm};
 use clap::Args;
 
-use super::{FieldsArgs, HostArgs, values::parse_levels};
+use super::{FieldsArgs, HostArgs, WorkloadArgs, values::parse_levels};
 use crate::{output::Format, target::parse_target};
 
 #[derive(Debug, Args)]
@@ -19,6 +19,8 @@ pub(crate) struct WatchArgs {
     /// Watch so many levels below TARGET; 0 is TARGET alone
     #[arg(long, value_name = "LEVELS", value_parser = parse_levels, allow_negative_numbers = true)]
     pub(crate) max_depth: Option<u32>,
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
     #[command(flatten)]
     pub(crate) fields: FieldsArgs,
     /// Time between ticks [default: each agent's sample_interval]

@@ -36,6 +36,7 @@ pub(crate) async fn run(args: WatchArgs, calls: &Calls) -> Result<Exit, Error> {
         interval: args.interval.and_then(|interval| interval.try_into().ok()),
         target: args.target,
         max_depth: args.max_depth,
+        workload: args.workload.into_filter(),
         read_mask: args.fields.read_mask(format),
         counters: counters.into(),
         dead_band: args.dead_band.unwrap_or_default(),

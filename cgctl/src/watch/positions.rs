@@ -109,7 +109,12 @@ fn name(spec: &SubscribeSpec) -> String {
     let target = if target.cgroup_id == 0 { target.path } else { target.cgroup_id.to_string() };
     let mut name = if target.is_empty() { "/".to_owned() } else { target };
     let interval = spec.interval.and_then(|interval| Duration::try_from(interval).ok());
+    let workload = spec.workload.clone().unwrap_or_default();
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
     let parts = [
+        ("pod", given(workload.pod)),
+        ("container", given(workload.container)),
+        ("unit", given(workload.unit)),
         ("max-depth", spec.max_depth.map(|levels| levels.to_string())),
         ("fields", spec.read_mask.as_ref().map(|mask| mask.paths.join(","))),
         ("interval", interval.map(|interval| humantime::format_duration(interval).to_string())),

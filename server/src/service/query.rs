@@ -2,16 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cgfleet_model::{InvalidWorkloadFilter, Metric, UnknownMetric};
+use cgfleet_model::{Metric, UnknownMetric};
 use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{
         CgroupOrder, Comparison, Condition, FlushMode, HierarchyJoin, HostResult, HostSelector, QueryRequest,
         QueryResponse, QuerySummary, WalkEnd, WalkEngine, WalkSpec, host_result, query_response::Event,
     },
-    workload_filter,
 };
-use cgfleet_rpc::{deadline, duration, wire_error::WireError};
+use cgfleet_rpc::{deadline, duration, wire_error::WireError, workload};
 use futures::{StreamExt as _, stream};
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Request, metadata::MetadataMap};
@@ -109,9 +108,7 @@ fn checked(spec: Option<WalkSpec>) -> Result<WalkSpec, WireError> {
     if HierarchyJoin::try_from(spec.join).is_err() {
         return Err(WireError::invalid_field("spec.join", spec.join, "a join of HierarchyJoin"));
     }
-    workload_filter(spec.workload.as_ref()).map_err(|InvalidWorkloadFilter { part, value, allowed }| {
-        WireError::invalid_field(&format!("spec.workload.{part}"), value, allowed)
-    })?;
+    workload::filter("spec.workload", spec.workload.as_ref())?;
     if FlushMode::try_from(spec.flush).is_err() {
         return Err(WireError::invalid_field("spec.flush", spec.flush, "a mode of FlushMode"));
     }

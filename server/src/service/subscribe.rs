@@ -9,7 +9,7 @@ use cgfleet_proto::{
         SubscribeSpec,
     },
 };
-use cgfleet_rpc::{duration, wire_error::WireError};
+use cgfleet_rpc::{duration, wire_error::WireError, workload};
 use futures::{StreamExt as _, future, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::Code;
@@ -67,6 +67,7 @@ fn checked(spec: Option<SubscribeSpec>) -> Result<SubscribeSpec, WireError> {
         return Err(WireError::invalid_field("spec.target.hierarchy", &target.hierarchy, of_v2));
     }
     metrics_of_read_mask(spec.read_mask.as_ref())?;
+    workload::filter("spec.workload", spec.workload.as_ref())?;
     let Ok(counters) = CounterForm::try_from(spec.counters) else {
         return Err(WireError::invalid_field("spec.counters", spec.counters, FORMS));
     };

@@ -6,7 +6,7 @@ use cgfleet_proto::{
     metrics_of_read_mask,
     v1::{self, CounterForm as WireForm, ErrorReason, SubscribeResponse, SubscribeSpec},
 };
-use cgfleet_rpc::{duration, wire_error::WireError};
+use cgfleet_rpc::{duration, wire_error::WireError, workload};
 use futures::{StreamExt as _, future, stream};
 use tonic::{Code, Status};
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Agent, Answers, Held, INTERVAL_MAX, events::Events, stopping, take_place};
 use crate::{
     feeds::Listening,
-    service::spec::{target_or_root, workload_filter},
+    service::spec::target_or_root,
     stream::{Choice, CounterForm, Followed, Follower, Token},
     walker::{Target, WalkError, WalkSpec},
 };
@@ -34,7 +34,7 @@ pub(super) async fn subscribe(
         dead_band: dead_band(spec.dead_band, counters)?,
         counters,
         metrics: metrics_of_read_mask(spec.read_mask.as_ref()).map_err(WireError::from)?,
-        workload: workload_filter("spec.workload", spec.workload.as_ref())?,
+        workload: workload::filter("spec.workload", spec.workload.as_ref())?,
         choice: Choice::new(path(agent, spec.target).await?, spec.max_depth),
     };
     let place = take_place(agent)?;
