@@ -32,7 +32,8 @@ pub enum RemovedValues {
     /// Its CPU time is what was known when it was removed, for nothing held it until a flush: the kernel lets
     /// nothing hold it (6.1), it was displaced from its slot by a later one, or the flush failed. What was used
     /// in cgroups below it that were removed shortly before may be missing; the rest is exact, but on a kernel
-    /// that hides `__per_cpu_offset`, where all that was not flushed is missing.
+    /// that hides `__per_cpu_offset`, where all that was not flushed is missing. Of a cgroup that is only known
+    /// to be missing, all values are those of the last walk that met it.
     LastKnown,
 }
 
@@ -203,26 +204,27 @@ impl Watch {
         (self.lost, self.displaced) = (state.lost, state.displaced);
         let boottime = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
         let now = (SystemTime::now(), boottime.unwrap_or_default());
-        Removals { removed: self.to_removed(entries, now), lost }
+        Removals { removed: to_removed(entries, now), lost }
     }
+}
 
-    fn to_removed(&self, entries: Vec<Entry>, now: (SystemTime, Duration)) -> Vec<Removed> {
-        let recorded = recorded(&entries);
-        let decoder = Decoder { metrics: MetricSet::all(), memory_stat: &MemoryStatIndex::default() };
-        let removed = entries.into_iter().enumerate().filter_map(|(slot, entry)| {
-            let Entry { cgroup, made_at_ns, is_flushed } = entry;
-            let mut sample = decoder.sample(&recorded, slot)?;
-            (sample.cgroup_id, sample.parent_id) = (cgroup.cgroup_id, cgroup.parent_id);
-            sample.path = path(&cgroup.names);
-            Some(Removed {
-                sample,
-                values: if is_flushed { RemovedValues::Final } else { RemovedValues::LastKnown },
-                created_at: made_at_ns.map(|at_ns| wall_clock(now, at_ns)),
-                removed_at: Some(wall_clock(now, cgroup.at_ns)),
-            })
-        });
-        removed.collect()
-    }
+/// As samples; `now` by both clocks.
+fn to_removed(entries: Vec<Entry>, now: (SystemTime, Duration)) -> Vec<Removed> {
+    let recorded = recorded(&entries);
+    let decoder = Decoder { metrics: MetricSet::all(), memory_stat: &MemoryStatIndex::default() };
+    let removed = entries.into_iter().enumerate().filter_map(|(slot, entry)| {
+        let Entry { cgroup, made_at_ns, is_flushed } = entry;
+        let mut sample = decoder.sample(&recorded, slot)?;
+        (sample.cgroup_id, sample.parent_id) = (cgroup.cgroup_id, cgroup.parent_id);
+        sample.path = path(&cgroup.names);
+        Some(Removed {
+            sample,
+            values: if is_flushed { RemovedValues::Final } else { RemovedValues::LastKnown },
+            created_at: made_at_ns.map(|at_ns| wall_clock(now, at_ns)),
+            removed_at: Some(wall_clock(now, cgroup.at_ns)),
+        })
+    });
+    removed.collect()
 }
 
 /// As if a walk had met them.
