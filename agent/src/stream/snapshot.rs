@@ -12,6 +12,17 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::walker::{Removed, RemovedValues};
 
+/// How removals are heard of since a snapshot was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hearing {
+    /// Nobody wants to know of them.
+    Unheard,
+    /// This host does not tell of them: what is missing in the next snapshot was removed.
+    Unable,
+    /// All of them, from a snapshot to the next of the same episode.
+    Episode(u64),
+}
+
 /// What was read at a tick.
 #[derive(Debug)]
 pub(crate) struct Read {
@@ -26,6 +37,7 @@ pub(crate) struct Read {
     /// Each cgroup once, in the order of the walk.
     pub(crate) samples: Vec<CgroupSample>,
     pub(crate) summary: WalkSummary,
+    pub(crate) hearing: Hearing,
     /// Removals since the last read, up to the end of the walk at least.
     pub(crate) removed: Vec<Arc<Removed>>,
     /// Removals of which nothing is known.
@@ -36,8 +48,9 @@ pub(crate) struct Read {
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) sample: Arc<CgroupSample>,
-    /// The snapshot that was the first to have the cgroup, and the last that found it changed: their sequences.
-    pub(crate) born: u64,
+    /// The snapshot that was the first to have the cgroup, if it was made since the one before that.
+    pub(crate) born: Option<u64>,
+    /// The last one that found it changed.
     pub(crate) changed: u64,
 }
 
@@ -51,8 +64,10 @@ pub(crate) struct Snapshot {
     pub(crate) sampled_at: SystemTime,
     pub(crate) metrics: MetricSet,
     pub(crate) summary: WalkSummary,
-    /// In the order of the walk.
+    pub(crate) hearing: Hearing,
+    /// In the order of the walk; behind those that it met, what a walk that was cut did not.
     pub(crate) rows: Vec<Row>,
+    met: usize,
     /// Where in `rows` a cgroup is.
     places: FxHashMap<u64, u32>,
     /// Removed since the snapshot before: in no row of this one.
@@ -64,9 +79,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// The snapshot behind `before`. What a walk that was cut did not meet stays as it was.
+    /// The snapshot behind `before`. What a walk that was cut did not meet stays as it was, where its removal
+    /// would be told of; elsewhere nobody could tell for how long.
     pub(crate) fn new(before: Option<&Self>, read: Read) -> Self {
-        let Read { sequence, boottime, sampled_at, metrics, samples, summary, mut removed, lost } = read;
+        let Read { sequence, boottime, sampled_at, metrics, samples, summary, hearing, .. } = read;
+        let (mut removed, lost) = (read.removed, read.lost);
         let gone: FxHashSet<u64> = removed.iter().map(|removed| removed.sample.cgroup_id).collect();
         let mut rows = Vec::with_capacity(samples.len());
         let mut places = FxHashMap::with_capacity_and_hasher(samples.len(), rustc_hash::FxBuildHasher);
@@ -76,21 +93,23 @@ impl Snapshot {
                 Some(row) if *row.sample == sample => row.clone(),
                 known => {
                     bytes += bytes_of(&sample);
-                    let born = known.map_or(sequence, |row| row.born);
+                    // What was there before, a walk that was not cut has met.
+                    let is_new = before.is_some_and(Self::is_whole);
+                    let born = known.map_or(is_new.then_some(sequence), |row| row.born);
                     Row { sample: Arc::new(sample), born, changed: sequence }
                 }
             };
             places.insert(row.sample.cgroup_id, place(rows.len()));
             rows.push(row);
         }
-        let is_whole = summary.end() == WalkEnd::Complete;
+        let (met, is_whole) = (rows.len(), summary.end() == WalkEnd::Complete);
         let known = before.map(|before| before.rows.as_slice()).unwrap_or_default();
         for row in known {
             let cgroup_id = row.sample.cgroup_id;
             if places.contains_key(&cgroup_id) || gone.contains(&cgroup_id) {
                 continue;
             }
-            if is_whole {
+            if is_whole || !matches!(hearing, Hearing::Episode(_)) {
                 removed.push(Arc::new(missing(&row.sample)));
             } else {
                 places.insert(cgroup_id, place(rows.len()));
@@ -108,12 +127,23 @@ impl Snapshot {
             sampled_at,
             metrics,
             summary,
+            hearing,
             rows,
+            met,
             places,
             removed,
             removed_in_all,
             bytes,
         }
+    }
+
+    /// The rows that its own walk met.
+    pub(crate) fn met(&self) -> &[Row] {
+        &self.rows[..self.met]
+    }
+
+    fn is_whole(&self) -> bool {
+        self.summary.end() == WalkEnd::Complete
     }
 
     /// A cgroup's row, if it has one.

@@ -11,7 +11,7 @@ use cgfleet_model::{Metric, MetricKind, MetricSet, Workload, WorkloadFilter};
 use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
 use proptest::prelude::*;
 
-use super::{Choice, CounterForm, Followed, Follower, History, Read, Snapshot, Step};
+use super::{Choice, CounterForm, Followed, Follower, Hearing, History, Read, Snapshot, Step};
 use crate::walker::{Removed, RemovedValues};
 
 /// Cases of each property; together more than 100,000.
@@ -82,6 +82,8 @@ struct World {
     live: Vec<CgroupSample>,
     next_id: u64,
     sequence: u64,
+    /// The tick behind which each was made.
+    made_at: BTreeMap<u64, u64>,
     /// Paths of cgroups of which it is known what runs in them: it is the same everywhere.
     named: BTreeSet<String>,
     removed: Vec<Arc<Removed>>,
@@ -117,6 +119,7 @@ impl World {
             live: vec![root],
             next_id: 2,
             sequence: 0,
+            made_at: BTreeMap::from([(1, 0)]),
             named: BTreeSet::new(),
             removed: Vec::new(),
             lost: 0,
@@ -144,6 +147,7 @@ impl World {
                 let above = if above == "/" { "" } else { above };
                 let path = format!("{above}/{}", self.next_id);
                 self.live.push(CgroupSample { cgroup_id: self.next_id, path, ..CgroupSample::default() });
+                self.made_at.insert(self.next_id, self.sequence);
                 self.next_id += 1;
                 self.touch(self.live.len() - 1, 3);
             }
@@ -194,6 +198,7 @@ impl World {
             metrics: METRICS.into_iter().collect(),
             samples: self.live[..met].to_vec(),
             summary,
+            hearing: Hearing::Episode(1),
             removed: std::mem::take(&mut self.removed),
             lost: std::mem::take(&mut self.lost),
         };
@@ -238,10 +243,15 @@ impl World {
             }
             if self.wanted.counters == CounterForm::Delta {
                 let has = step.snapshot.row(cgroup_id).and_then(|row| row.sample.metric(Metric::CpuUsage));
-                let sum = self.client.sums.entry(cgroup_id).or_default();
-                match sample.metric(Metric::CpuUsage) {
-                    Some(added) => *sum += added,
-                    None => *sum = has.unwrap(),
+                let added = sample.metric(Metric::CpuUsage);
+                if is_known {
+                    *self.client.sums.get_mut(&cgroup_id).unwrap() += added.unwrap();
+                } else {
+                    // All of what it used, or none: it was made meanwhile, or not.
+                    let at = self.client.at.as_ref().map(|at| at.sequence).filter(|_| !step.is_whole);
+                    let is_new = at.is_some_and(|at| self.made_at[&cgroup_id] >= at);
+                    assert!(added.is_none() || added == has && is_new || !change.is_first, "{cgroup_id}");
+                    self.client.sums.insert(cgroup_id, has.unwrap());
                 }
             }
             self.client.rows.insert(cgroup_id, sample);
@@ -293,8 +303,10 @@ impl World {
             assert_eq!(told, None);
             return;
         };
-        let is_new = snapshot.row(cgroup_id).is_some_and(|row| row.born > at.sequence);
+        let is_new =
+            snapshot.row(cgroup_id).is_some_and(|row| row.born.is_some_and(|born| born > at.sequence));
         let is_first = self.client.first.contains(&cgroup_id);
+        assert!(!is_new || self.made_at[&cgroup_id] >= at.sequence, "{cgroup_id}");
         let before = if is_new { Some(0) } else { usage(at).filter(|_| !is_first) };
         let rate = before.zip(usage(snapshot)).map(|(before, now)| {
             let (added, seconds) = (now - before, snapshot.sequence - at.sequence);
@@ -321,7 +333,7 @@ impl World {
     fn reconnect(&mut self) {
         let kept = self.client.at.as_ref().and_then(|at| self.history.get(at.sequence)).cloned();
         self.follower = match kept {
-            Some(at) => Follower::resumed(self.wanted.clone(), at),
+            Some(at) => Follower::resumed(self.wanted.clone(), at, |path| names(&self.named, path)),
             None => Follower::new(self.wanted.clone()),
         };
     }
