@@ -71,12 +71,11 @@ pub(super) async fn keep_watching(walker: Walker, shared: Weak<Shared>, mut asks
         let Some(feeds) = shared.upgrade() else { return };
         let is_done = feeds.hears_removals() == (watch.hearing != Hearing::Unheard);
         drop(feeds);
-        let ask = match is_done {
-            true => asks.0.recv().await,
-            false => match timeout(RETRY, asks.0.recv()).await {
-                Ok(ask) => ask,
-                Err(_) => Some(Ask::Adjust(oneshot::channel().0)),
-            },
+        let ask = if is_done {
+            asks.0.recv().await
+        } else {
+            let again = || Some(Ask::Adjust(oneshot::channel().0));
+            timeout(RETRY, asks.0.recv()).await.unwrap_or_else(|_| again())
         };
         let (Some(ask), Some(feeds)) = (ask, shared.upgrade()) else { return };
         match ask {
