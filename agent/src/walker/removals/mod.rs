@@ -89,6 +89,14 @@ impl RemovalWatch {
         Self(Some(Watch { lifecycle, hierarchies, metrics, log, kept_max, lost: 0, displaced: 0 }))
     }
 
+    /// With what values it would tell of cgroups; `None` if this host cannot.
+    pub(super) fn values(&self) -> Option<RemovedValues> {
+        let watch = self.0.as_ref()?;
+        // Without cgroup v2 there is nothing to tell of.
+        watch.hierarchies.by_id(0).filter(|hierarchy| hierarchy.root_id != 0)?;
+        Some(if watch.lifecycle.holds() { RemovedValues::Final } else { RemovedValues::LastKnown })
+    }
+
     /// Whether it watches.
     pub(super) fn is_on(&self) -> bool {
         self.0.as_ref().is_some_and(|watch| watch.lifecycle.is_attached())
