@@ -194,9 +194,12 @@ async fn read(shared: &Shared, feed: &Feed, sequence: u64) -> Result<(), String>
     let sampled_at = SystemTime::now();
     let root = WalkSpec::alone(Target::v2_root());
     let spec = WalkSpec { order: Order::DescendantsPre, metrics, ..root };
-    let walked = shared.walker.walk(spec).await.map_err(|error| error.to_string())?;
-    // Behind the walk: what it did not meet any more is among them.
-    shared.removals.hand_out().await.map_err(|error| error.to_string())?;
+    // The walker does one thing after the other: removals are taken behind the walk, so that what it did not
+    // meet any more is among them, but are not waited for to be asked for.
+    let walking = shared.walker.walk(spec);
+    let (walked, handed_out) = tokio::join!(biased; walking, shared.removals.hand_out());
+    handed_out.map_err(|error| error.to_string())?;
+    let walked = walked.map_err(|error| error.to_string())?;
     let (before, (removed, lost)) = {
         let mut state = lock(&feed.state);
         (state.history.latest().cloned(), state.hand_over_removed())
