@@ -166,7 +166,7 @@ pub struct AgentConfig {
     pub subscribe_intervals_max: u32,
     /// Bytes of snapshots that are kept of each interval, for subscriptions that are resumed; 0 to 1073741824. The
     /// newest is kept always, and shares with those before it what did not change.
-    #[config(default = 16_777_216)]
+    #[config(default = 8_388_608)]
     pub history_bytes_max: u32,
     /// What to log: a level (error, warn, info, debug, trace), or target=level,…
     #[config(default = "info")]

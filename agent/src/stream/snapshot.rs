@@ -44,6 +44,9 @@ pub(crate) struct Read {
     pub(crate) lost: u64,
 }
 
+/// Places in a list by cgroup id.
+type Places = FxHashMap<u64, u32>;
+
 /// One cgroup in a snapshot.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
@@ -68,8 +71,8 @@ pub(crate) struct Snapshot {
     /// In the order of the walk; behind those that it met, what a walk that was cut did not.
     pub(crate) rows: Vec<Row>,
     met: usize,
-    /// Where in `rows` a cgroup is.
-    places: FxHashMap<u64, u32>,
+    /// Where in `rows` a cgroup is; those of the snapshot before, if it has the same cgroups.
+    places: Arc<Places>,
     /// Removed since the snapshot before: in no row of this one.
     pub(crate) removed: Vec<Arc<Removed>>,
     /// Cgroups that were removed since the first snapshot, told of or not.
@@ -86,7 +89,6 @@ impl Snapshot {
         let (mut removed, lost) = (read.removed, read.lost);
         let gone: FxHashSet<u64> = removed.iter().map(|removed| removed.sample.cgroup_id).collect();
         let mut rows = Vec::with_capacity(samples.len());
-        let mut places = FxHashMap::with_capacity_and_hasher(samples.len(), rustc_hash::FxBuildHasher);
         let mut bytes = 0;
         for sample in samples.into_iter().filter(|sample| !gone.contains(&sample.cgroup_id)) {
             let row = match before.and_then(|before| before.row(sample.cgroup_id)) {
@@ -99,25 +101,33 @@ impl Snapshot {
                     Row { sample: Arc::new(sample), born, changed: sequence }
                 }
             };
-            places.insert(row.sample.cgroup_id, place(rows.len()));
             rows.push(row);
         }
-        let (met, is_whole) = (rows.len(), summary.end() == WalkEnd::Complete);
-        let known = before.map(|before| before.rows.as_slice()).unwrap_or_default();
-        for row in known {
-            let cgroup_id = row.sample.cgroup_id;
-            if places.contains_key(&cgroup_id) || gone.contains(&cgroup_id) {
-                continue;
+        let met = rows.len();
+        let places = if let Some(before) = before.filter(|before| before.has_cgroups_of(&rows)) {
+            Arc::clone(&before.places)
+        } else {
+            let mut places = Places::with_capacity_and_hasher(met, rustc_hash::FxBuildHasher);
+            places
+                .extend(rows.iter().enumerate().map(|(place, row)| (row.sample.cgroup_id, to_place(place))));
+            let known = before.map(|before| before.rows.as_slice()).unwrap_or_default();
+            for row in known {
+                let cgroup_id = row.sample.cgroup_id;
+                if places.contains_key(&cgroup_id) || gone.contains(&cgroup_id) {
+                    continue;
+                }
+                if summary.end() == WalkEnd::Complete || !matches!(hearing, Hearing::Episode(_)) {
+                    removed.push(Arc::new(missing(&row.sample)));
+                } else {
+                    places.insert(cgroup_id, to_place(rows.len()));
+                    rows.push(row.clone());
+                }
             }
-            if is_whole || !matches!(hearing, Hearing::Episode(_)) {
-                removed.push(Arc::new(missing(&row.sample)));
-            } else {
-                places.insert(cgroup_id, place(rows.len()));
-                rows.push(row.clone());
-            }
-        }
+            bytes += places.capacity() * (size_of::<(u64, u32)>() + 1);
+            Arc::new(places)
+        };
         bytes += removed.iter().map(|removed| bytes_of(&removed.sample)).sum::<usize>();
-        bytes += rows.len() * (size_of::<Row>() + size_of::<(u64, u32)>() + 1);
+        bytes += rows.len() * size_of::<Row>();
         let removed_before = before.map_or(0, |before| before.removed_in_all);
         let removed_in_all = removed_before + removed.len() as u64 + lost;
         Self {
@@ -142,6 +152,12 @@ impl Snapshot {
         &self.rows[..self.met]
     }
 
+    /// Whether these rows are of its cgroups, in its order.
+    fn has_cgroups_of(&self, rows: &[Row]) -> bool {
+        self.rows.len() == rows.len()
+            && self.rows.iter().zip(rows).all(|(own, row)| own.sample.cgroup_id == row.sample.cgroup_id)
+    }
+
     fn is_whole(&self) -> bool {
         self.summary.end() == WalkEnd::Complete
     }
@@ -159,7 +175,7 @@ pub(super) fn missing(sample: &CgroupSample) -> Removed {
 }
 
 /// Walks have at most 1,000,000 rows.
-fn place(index: usize) -> u32 {
+fn to_place(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
