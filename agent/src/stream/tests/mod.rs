@@ -1,6 +1,8 @@
 //! A client that applies what it is told has what the snapshots have: of any host, however late or often it
 //! asks, and wherever it goes on.
 
+mod events;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -13,69 +15,13 @@ use proptest::prelude::*;
 
 use super::{Choice, CounterForm, Followed, Follower, Hearing, History, Read, Snapshot, Step};
 use crate::walker::{Removed, RemovedValues};
+use events::{Event, HowRemoved, Seen, seen};
 
 /// Cases of each property; together more than 100,000.
 const CASES: u32 = 26_000;
 const DEAD_BAND: f64 = 0.2;
 /// What is read; followers want the first two.
 const METRICS: [Metric; 3] = [Metric::CpuUsage, Metric::MemoryCurrent, Metric::PidsCurrent];
-
-/// What happens on a host between two ticks, or to a client.
-#[derive(Debug, Clone)]
-enum Event {
-    Make {
-        below: usize,
-    },
-    /// The cgroup at this place among those that live grows by so much.
-    Grow {
-        at: usize,
-        usec: u16,
-    },
-    /// It becomes known what runs in it.
-    Name {
-        at: usize,
-    },
-    /// Only what the follower does not want changes.
-    Fork {
-        at: usize,
-    },
-    Remove {
-        at: usize,
-        how: HowRemoved,
-    },
-    Tick {
-        is_cut: bool,
-    },
-    /// The client takes what there is.
-    Take,
-    /// The client is gone, and comes back with the token of what it took last.
-    Reconnect,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum HowRemoved {
-    Seen,
-    Unseen,
-    Lost,
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let how = prop_oneof![
-        4 => Just(HowRemoved::Seen),
-        1 => Just(HowRemoved::Unseen),
-        1 => Just(HowRemoved::Lost),
-    ];
-    prop_oneof![
-        3 => (0..4_usize).prop_map(|below| Event::Make { below }),
-        4 => (0..8_usize, 0..40_u16).prop_map(|(at, usec)| Event::Grow { at, usec }),
-        1 => (0..8_usize).prop_map(|at| Event::Fork { at }),
-        2 => (0..8_usize).prop_map(|at| Event::Name { at }),
-        2 => (0..8_usize, how).prop_map(|(at, how)| Event::Remove { at, how }),
-        5 => prop::bool::weighted(0.1).prop_map(|is_cut| Event::Tick { is_cut }),
-        4 => Just(Event::Take),
-        1 => Just(Event::Reconnect),
-    ]
-}
 
 /// A host, what its agent keeps, and a client of it.
 struct World {
@@ -344,16 +290,6 @@ fn names(named: &BTreeSet<String>, path: &str) -> Option<Workload> {
     named.contains(path).then(|| Workload { pod_name: Some("web-0".into()), ..Workload::default() })
 }
 
-/// What happens, and what the follower wants.
-#[derive(Debug, Clone)]
-struct Seen {
-    events: Vec<Event>,
-    whole_host: bool,
-    max_depth: Option<u32>,
-    pods_alone: bool,
-    forgets: bool,
-}
-
 fn check(counters: CounterForm, dead_band: f64, seen: &Seen) {
     let Seen { events, whole_host, max_depth, pods_alone, forgets } = seen;
     let top = if *whole_host { "/" } else { "/2" };
@@ -368,19 +304,6 @@ fn check(counters: CounterForm, dead_band: f64, seen: &Seen) {
     }
     world.tick(false);
     world.take();
-}
-
-fn seen() -> impl Strategy<Value = Seen> {
-    let events = prop::collection::vec(event(), 0..20);
-    let max_depth = prop::option::weighted(0.3, 0..3_u32);
-    let wants = (prop::bool::weighted(0.7), max_depth, prop::bool::weighted(0.3), any::<bool>());
-    (events, wants).prop_map(|(events, (whole_host, max_depth, pods_alone, forgets))| Seen {
-        events,
-        whole_host,
-        max_depth,
-        pods_alone,
-        forgets,
-    })
 }
 
 proptest! {
