@@ -18,7 +18,6 @@ pub mod workloads;
 
 use std::{io, net::TcpListener, sync::Arc};
 
-use cgfleet_model::MetricSet;
 use cgfleet_privileges::{PrivilegeError, RunAs};
 use cgfleet_proto::v1::{Host, agent_service_server::AgentServiceServer};
 use cgfleet_rpc::{
@@ -162,7 +161,7 @@ pub async fn run(
     };
     let mut engine = Engine::new(kernel, collectors, workloads.clone(), &hierarchies, config.walk_rows_max);
     if let Some(lifecycle) = lifecycle {
-        engine = engine.with_lifecycle(lifecycle, MetricSet::all(), config.removed_cgroups_max);
+        engine = engine.with_lifecycle(lifecycle, config.removed_cgroups_max);
     }
     let capabilities = service::capabilities(&engine, &identity, &hierarchies, &config)?;
     let views = Shown::new(views, &hierarchies);

@@ -245,4 +245,15 @@ int BPF_PROG(removed, struct cgroup *cgrp, const char *path)
 	return 0;
 }
 
+/*
+ * Nothing: its session takes cgroup_mutex and releases it (kernel/bpf/cgroup_iter.c,
+ * cgroup_iter_seq_start and _stop), so a removal that was under way has ended,
+ * and with it the program above.
+ */
+SEC("iter/cgroup")
+int pass(struct bpf_iter__cgroup *ctx)
+{
+	return 0;
+}
+
 #endif

@@ -70,15 +70,6 @@ pub struct RemovedCgroup {
     pub names: Box<[u8]>,
 }
 
-/// What flushes brought.
-#[derive(Debug, Default)]
-pub struct Finals {
-    /// The final CPU time of cgroups that were held.
-    pub usage: Vec<FinalUsage>,
-    /// Removed cgroups from this sequence on have not been looked at.
-    pub taken_to: u64,
-}
-
 /// The final CPU time of a removed cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FinalUsage {
@@ -116,6 +107,7 @@ pub struct Lifecycle {
     object: Ebpf,
     control: MappedArray<cg_lifecycle>,
     events: RingBuf<MapData>,
+    pass: ProgramFd,
     /// `None` where the kernel does not know references to cgroups (6.1).
     held: Option<Held>,
     slots: u32,
@@ -170,6 +162,7 @@ impl Lifecycle {
             };
             program.load(tracepoint, btf).map_err(|error| refused(name, &error))?;
         }
+        let pass = load_iter(&mut object, "pass", btf)?;
         let held = holds.then(|| -> Result<Held, LoadError> {
             let take_finals = load_iter(&mut object, "take_finals", btf)?;
             Ok(Held { take_finals, finals: mapped(&mut object, "finals")? })
@@ -181,6 +174,7 @@ impl Lifecycle {
         Ok(Self {
             control: mapped(&mut object, "lifecycle")?,
             events: RingBuf::try_from(Map::RingBuf(events)).map_err(unmapped)?,
+            pass,
             held: held.transpose()?,
             object,
             slots,
@@ -233,11 +227,9 @@ impl Lifecycle {
             return Ok(());
         }
         self.attached.clear();
-        if let Some(held) = &self.held {
-            // A program may be under way still. It holds cgroup_mutex, and so does the begin of a session.
-            session::run(&held.take_finals, abi::CG_ORDER_SELF_ONLY, root, &mut self.buffer)?;
-        }
-        self.take_finals(root)?;
+        // A program may be under way still, and hold a cgroup.
+        self.await_removals(root)?;
+        self.take_finals(root, |_| ())?;
         self.drain(|_| ());
         Ok(())
     }
@@ -258,16 +250,29 @@ impl Lifecycle {
         }
     }
 
+    /// Returns when every removal that has begun is told of, be it only for the next [`Self::drain`].
+    ///
+    /// A cgroup is offline, so that a walk skips it, from early in its rmdir on, but its tracepoint is hit at
+    /// the end (kernel/cgroup/cgroup.c, `cgroup_destroy_locked` and `cgroup_rmdir`). Both are in one section of
+    /// `cgroup_mutex`, and a session takes it: behind that, whoever was seen offline before has been told of.
+    pub fn await_removals(&mut self, root: Start<'_>) -> Result<(), KernelError> {
+        session::run(&self.pass, abi::CG_ORDER_SELF_ONLY, root, &mut self.buffer)
+    }
+
     /// Flushes below `root`, which is to be all that is told of, and lets go of every cgroup that was removed
-    /// before this call.
-    pub fn take_finals(&mut self, root: Start<'_>) -> Result<Finals, KernelError> {
+    /// before this call. `told` gets the final CPU time of those that were held, also where a later flush
+    /// fails; gives the first sequence that has not been looked at.
+    pub fn take_finals(
+        &mut self,
+        root: Start<'_>,
+        mut told: impl FnMut(FinalUsage),
+    ) -> Result<u64, KernelError> {
         let removed = self.state().removed;
-        let Some(held) = &self.held else { return Ok(Finals { usage: Vec::new(), taken_to: removed }) };
-        let mut usage = Vec::new();
+        let Some(held) = &self.held else { return Ok(removed) };
         loop {
             let from = self.control.get(0).unwrap_or_default().taken_to;
             if from >= removed {
-                return Ok(Finals { usage, taken_to: from });
+                return Ok(from);
             }
             session::run(&held.take_finals, abi::CG_ORDER_SELF_ONLY, root, &mut self.buffer)?;
             let answer = self.control.get(0).unwrap_or_default();
@@ -278,11 +283,12 @@ impl Lifecycle {
             if answer.flushed == 0 {
                 continue;
             }
-            usage.extend((answer.taken_from..answer.taken_to).filter_map(|sequence| {
+            let taken = (answer.taken_from..answer.taken_to).filter_map(|sequence| {
                 let slot = u32::try_from(sequence % u64::from(self.slots)).ok()?;
                 let cg_final { sequence: sought, id: cgroup_id, cpu_usage_ns } = held.finals.get(slot)?;
                 (sought == sequence).then_some(FinalUsage { sequence, cgroup_id, cpu_usage_ns })
-            }));
+            });
+            taken.for_each(&mut told);
         }
     }
 }

@@ -25,9 +25,7 @@ pub use collectors::{
 };
 pub use error::{AttachError, KernelError, LoadError};
 pub use facts::{Facts, Table};
-pub use lifecycle::{
-    FinalUsage, Finals, Lifecycle, LifecycleEvent, LifecycleState, RemovedCgroup, WatchError,
-};
+pub use lifecycle::{FinalUsage, Lifecycle, LifecycleEvent, LifecycleState, RemovedCgroup, WatchError};
 pub use loaded::{loaded_programs, measure_runs};
 pub use noop::{Noop, NoopWalk};
 pub use programs::Bounds;

@@ -3,8 +3,6 @@
 
 use cgfleet_proto::v1::{CgroupSample, WalkEnd};
 
-use cgfleet_model::MetricSet;
-
 use crate::{
     cgroupfs::Hierarchies,
     collectors::Collectors,
@@ -54,11 +52,11 @@ impl Engine {
         }
     }
 
-    /// The same, which can watch removals: of each removed cgroup, `metrics` are read, as far as they can be,
-    /// and `kept_max` are kept until they are asked for.
+    /// The same, which can watch removals: `kept_max` removed cgroups are kept until they are asked for, each
+    /// with all that can be read of it.
     #[must_use]
-    pub fn with_lifecycle(self, lifecycle: Lifecycle, metrics: MetricSet, kept_max: u32) -> Self {
-        let removals = RemovalWatch::new(lifecycle, self.hierarchies.clone(), metrics, kept_max);
+    pub fn with_lifecycle(self, lifecycle: Lifecycle, kept_max: u32) -> Self {
+        let removals = RemovalWatch::new(lifecycle, self.hierarchies.clone(), kept_max);
         Self { removals, ..self }
     }
 

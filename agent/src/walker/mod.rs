@@ -187,8 +187,10 @@ impl Walker {
     }
 
     /// The cgroups that were removed since the last call, while removals are watched: every one that was
-    /// removed before this call is in this answer or in an earlier one, or counted as lost. As the walker
-    /// does one thing at a time, none of them is in a walk that is asked for later.
+    /// removed before this call is in this answer or in an earlier one, or counted as lost. So is what a walk
+    /// that ended before this call did not meet any more because it was being removed: this waits until
+    /// such removals have ended. None of them is in a walk that is asked for later, as the walker does one
+    /// thing at a time.
     pub async fn removals(&self) -> Result<Removals, WalkError> {
         self.ask(Job::Removals).await
     }

@@ -2,6 +2,7 @@
 //!
 //! The agent's walker and its kernel side are used directly, as root, and by an agent's stream of changes.
 
+mod after_walks;
 mod kernel_side;
 mod streamed;
 mod watched;
@@ -24,7 +25,6 @@ use cgfleet_agent::{
     workloads::Workloads,
 };
 use cgfleet_ebpf::abi;
-use cgfleet_model::MetricSet;
 use integration_tests::cgroups::TestTree;
 use tokio::sync::Mutex;
 
@@ -50,8 +50,7 @@ pub(crate) fn walker(slots: u32, kept_max: u32) -> Result<Walker> {
     let hierarchies = Hierarchies::read()?;
     let (collectors, workloads) = (Collectors::none("not needed"), Workloads::new(Path::new("/none")));
     let engine = Engine::new(Ok(kernel()?), collectors, workloads, &hierarchies, 1_000_000);
-    let all = MetricSet::from_paths([])?;
-    let engine = engine.with_lifecycle(Lifecycle::load(slots)?, all, kept_max);
+    let engine = engine.with_lifecycle(Lifecycle::load(slots)?, kept_max);
     let limits = WalkerLimits {
         queue_max: 64,
         walk_waiters_max: 64,

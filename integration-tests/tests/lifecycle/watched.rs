@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::{ALONE, SLOTS, dying_below, holds, walker};
 
 /// The default of removed_cgroups_max.
-const KEPT_MAX: u32 = 32_768;
+pub(crate) const KEPT_MAX: u32 = 32_768;
 
 /// Of the removals, those of this tree by path.
 async fn removed(walker: &Walker, tree: &TestTree) -> Result<HashMap<String, Removed>> {
@@ -165,7 +165,7 @@ async fn what_nobody_asks_for_is_bounded_and_counted() -> Result<()> {
 }
 
 /// Makes and removes cgroups, so many being there at a time, and gives their ids.
-fn come_and_go(tree: &Path, count: u32, at_a_time: usize) -> Result<HashSet<u64>> {
+pub(crate) fn come_and_go(tree: &Path, count: u32, at_a_time: usize) -> Result<HashSet<u64>> {
     use std::os::unix::fs::MetadataExt as _;
     let (mut ids, mut there) = (HashSet::new(), VecDeque::new());
     for number in 0..count {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use cgfleet_ebpf::abi::{self, cg_record, cg_walk};
+use cgfleet_ebpf::abi::{cg_record, cg_walk};
 use cgfleet_model::MetricSet;
 use cgfleet_proto::v1::CgroupSample;
 use nix::time::{ClockId, clock_gettime};
@@ -17,7 +17,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::bpf::{Decoder, MemoryStatIndex, groups_of};
 use crate::{
     cgroupfs::Hierarchies,
-    kernel::{Drained, Finals, Lifecycle, Start},
+    kernel::{Drained, Lifecycle, Start},
 };
 use log::{Entry, Log, path, wall_clock};
 
@@ -27,9 +27,12 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// How much is known of a removed cgroup's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemovedValues {
-    /// They are the last that it ever had.
+    /// They are the last that it ever had: its CPU time was flushed after its removal.
     Final,
-    /// Its CPU time is what was known when it was removed: some of it may not have been flushed.
+    /// Its CPU time is what was known when it was removed, for nothing held it until a flush: the kernel lets
+    /// nothing hold it (6.1), it was displaced from its slot by a later one, or the flush failed. What was used
+    /// in cgroups below it that were removed shortly before may be missing; the rest is exact, but on a kernel
+    /// that hides `__per_cpu_offset`, where all that was not flushed is missing.
     LastKnown,
 }
 
@@ -46,12 +49,17 @@ pub struct Removed {
     pub removed_at: Option<SystemTime>,
 }
 
-/// Cgroups that were removed.
+/// Cgroups that were removed: every one whose removal had begun when they were asked for is here or in an
+/// earlier answer, once, or counted as lost. So whatever the walks before did not meet any more because it was
+/// being removed has been told. Should the kernel refuse the session that waits for removals under way, which
+/// is logged, these come with the next answer.
 #[derive(Debug, Default)]
 pub struct Removals {
     /// In the order of their removal.
     pub removed: Vec<Removed>,
-    /// Removals of which nothing is known but that they were, since the last call.
+    /// Removals of which nothing is known but that they were, since the last call: there was no room for the
+    /// event, or among those that nobody had asked for yet, or the path is too long. A displaced cgroup is none
+    /// of them: it is told, as last known.
     pub lost: u64,
 }
 
@@ -63,9 +71,10 @@ pub(super) struct RemovalWatch(Option<Watch>);
 struct Watch {
     lifecycle: Lifecycle,
     hierarchies: Hierarchies,
-    metrics: MetricSet,
     log: Log,
     kept_max: usize,
+    /// Whether the last flush failed, and that was said.
+    is_failing: bool,
     /// What was reported of the kernel side's counters.
     lost: u64,
     displaced: u64,
@@ -78,15 +87,11 @@ impl RemovalWatch {
     }
 
     /// With the loaded programs.
-    pub(super) fn new(
-        lifecycle: Lifecycle,
-        hierarchies: Hierarchies,
-        metrics: MetricSet,
-        kept_max: u32,
-    ) -> Self {
+    pub(super) fn new(lifecycle: Lifecycle, hierarchies: Hierarchies, kept_max: u32) -> Self {
         let kept_max = kept_max as usize;
         let log = Log::new(kept_max);
-        Self(Some(Watch { lifecycle, hierarchies, metrics, log, kept_max, lost: 0, displaced: 0 }))
+        let (is_failing, lost, displaced) = (false, 0, 0);
+        Self(Some(Watch { lifecycle, hierarchies, log, kept_max, is_failing, lost, displaced }))
     }
 
     /// With what values it would tell of cgroups; `None` if this host cannot.
@@ -138,7 +143,7 @@ impl Watch {
         self.log = Log::new(self.kept_max);
         let state = self.lifecycle.state();
         (self.lost, self.displaced) = (state.lost, state.displaced);
-        match self.lifecycle.attach(root.root_id, groups_of(self.metrics)) {
+        match self.lifecycle.attach(root.root_id, groups_of(MetricSet::all())) {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%error, "removed cgroups are not reported");
@@ -159,27 +164,31 @@ impl Watch {
         true
     }
 
-    /// Flushes what is held, lets go of it, and takes in what was told; gives what was looked at.
+    /// Flushes what is held, lets go of it, and takes in what was told of every removal that has begun; gives
+    /// the first sequence that waits for a later call.
     fn settle(&mut self) -> u64 {
         let root = self.hierarchies.locate_in(0, b"/");
         let start = root.as_ref().map_or(Start::Id(0), |root| Start::Directory(root.directory.as_fd()));
-        let finals = self.lifecycle.take_finals(start);
+        let mut finals = Vec::new();
+        let waited = self.lifecycle.await_removals(start);
+        let taken = self.lifecycle.take_finals(start, |usage| finals.push(usage));
         // Whoever is held was told of.
         self.lifecycle.drain(|event| self.log.add(event));
-        match finals {
-            Ok(Finals { usage, taken_to }) => {
-                if groups_of(self.metrics) & abi::CG_GROUP_CPU != 0 {
-                    for usage in usage {
-                        self.log.set_final(usage);
-                    }
-                }
-                taken_to
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the CPU time of removed cgroups is as it was last known");
-                u64::MAX
-            }
+        for usage in finals {
+            self.log.set_final(usage);
         }
+        let was_failing = self.is_failing;
+        self.is_failing = waited.is_err() || taken.is_err();
+        if let Some(error) = waited.err().filter(|_| !was_failing) {
+            tracing::warn!(%error, "removals of cgroups that are under way are not waited for");
+        }
+        taken.unwrap_or_else(|error| {
+            if !was_failing {
+                tracing::warn!(%error, "the CPU time of removed cgroups is as it was last known");
+            }
+            // With what is known: to be flushed later, it would have to be told later than it is missing.
+            u64::MAX
+        })
     }
 
     fn tidy(&mut self) {
@@ -207,17 +216,15 @@ impl Watch {
 
     fn to_removed(&self, entries: Vec<Entry>, now: (SystemTime, Duration)) -> Vec<Removed> {
         let recorded = recorded(&entries);
-        let decoder = Decoder { metrics: self.metrics, memory_stat: &MemoryStatIndex::default() };
-        let asks_for_cpu = groups_of(self.metrics) & abi::CG_GROUP_CPU != 0;
+        let decoder = Decoder { metrics: MetricSet::all(), memory_stat: &MemoryStatIndex::default() };
         let removed = entries.into_iter().enumerate().filter_map(|(slot, entry)| {
             let Entry { cgroup, made_at_ns, is_flushed } = entry;
             let mut sample = decoder.sample(&recorded, slot)?;
             (sample.cgroup_id, sample.parent_id) = (cgroup.cgroup_id, cgroup.parent_id);
             sample.path = path(&cgroup.names);
-            let is_final = is_flushed || !asks_for_cpu;
             Some(Removed {
                 sample,
-                values: if is_final { RemovedValues::Final } else { RemovedValues::LastKnown },
+                values: if is_flushed { RemovedValues::Final } else { RemovedValues::LastKnown },
                 created_at: made_at_ns.map(|at_ns| wall_clock(now, at_ns)),
                 removed_at: Some(wall_clock(now, cgroup.at_ns)),
             })
