@@ -211,10 +211,10 @@ impl Watch {
         (self.lost, self.displaced) = (state.lost, state.displaced);
         let boottime = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
         let now = (SystemTime::now(), boottime.unwrap_or_default());
-        Removals { removed: self.to_removed(entries, now), lost }
+        Removals { removed: Self::to_removed(entries, now), lost }
     }
 
-    fn to_removed(&self, entries: Vec<Entry>, now: (SystemTime, Duration)) -> Vec<Removed> {
+    fn to_removed(entries: Vec<Entry>, now: (SystemTime, Duration)) -> Vec<Removed> {
         let recorded = recorded(&entries);
         let decoder = Decoder { metrics: MetricSet::all(), memory_stat: &MemoryStatIndex::default() };
         let removed = entries.into_iter().enumerate().filter_map(|(slot, entry)| {
