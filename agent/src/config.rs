@@ -152,7 +152,8 @@ pub struct AgentConfig {
     /// snapshots are not counted.
     #[config(default = 100)]
     pub flushes_per_second_max: u32,
-    /// The most subscriptions at a time; more are refused. 1 to 65536.
+    /// The most subscriptions at a time, to changes and to whole ticks each; more are refused. 1 to 65536. One
+    /// that is slow may keep the rows of two snapshots.
     #[config(default = 64)]
     pub subscribers_max: u32,
     /// The shortest time between ticks that a subscription to changes may ask for; 100ms to 1h. That of
@@ -165,7 +166,7 @@ pub struct AgentConfig {
     pub subscribe_intervals_max: u32,
     /// Bytes of snapshots that are kept of each interval, for subscriptions that are resumed; 0 to 1073741824. The
     /// newest is kept always, and shares with those before it what did not change.
-    #[config(default = 16_777_216)]
+    #[config(default = 8_388_608)]
     pub history_bytes_max: u32,
     /// What to log: a level (error, warn, info, debug, trace), or target=level,…
     #[config(default = "info")]
@@ -205,8 +206,9 @@ impl Checked for AgentConfig {
             ("sample_interval", self.sample_interval),
             ("subscribe_interval_min", self.subscribe_interval_min),
         ] {
-            if !(100..=3_600_000).contains(&interval.get().as_millis()) {
-                return Err(InvalidValue::new(field, "100ms to 1h"));
+            let is_whole = interval.get().subsec_nanos().is_multiple_of(1_000_000);
+            if !is_whole || !(100..=3_600_000).contains(&interval.get().as_millis()) {
+                return Err(InvalidValue::new(field, "100ms to 1h, in whole milliseconds"));
             }
         }
         within("subscribe_intervals_max", self.subscribe_intervals_max, 1, 64)?;

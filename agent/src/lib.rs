@@ -197,6 +197,7 @@ pub async fn run(
         sample_metrics: config.sample_metrics().unwrap_or_default(),
         subscribe_interval_min: config.subscribe_interval_min.get(),
         subscribers: Arc::new(Semaphore::new(config.subscribers_max as usize)),
+        tick_subscribers: Arc::new(Semaphore::new(config.subscribers_max as usize)),
         subscribers_max: config.subscribers_max,
         shutdown: shutdown.clone(),
     };

@@ -44,6 +44,9 @@ struct Capabilities<'a> {
     orders: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sample_interval: Option<String>,
+    /// What removed cgroups are told of with, if they are seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed_values: Option<String>,
     limits: BTreeMap<&'a str, u64>,
     hierarchies: Vec<Mounted<'a>>,
     metrics: Vec<Metric<'a>>,
@@ -114,6 +117,7 @@ impl<'a> From<&'a GetCapabilitiesResponse> for Capabilities<'a> {
             engines: engines.collect(),
             orders: answer.orders.iter().filter_map(|order| words::order(*order)).collect(),
             sample_interval: interval.map(|interval| humantime::format_duration(interval).to_string()),
+            removed_values: words::removed_values(answer.removed_values),
             limits: answer.limits.iter().map(|limit| (limit.key.as_str(), limit.value)).collect(),
             hierarchies: hierarchies.collect(),
             metrics: metrics.collect(),
@@ -163,6 +167,7 @@ fn write_tables(out: &mut dyn Write, host: &Capabilities) -> io::Result<()> {
         ("privileges", host.privileges.as_ref().map(Held::to_text)),
         ("orders", Some(host.orders.join(", "))),
         ("sample_interval", host.sample_interval.clone()),
+        ("removed_values", Some(host.removed_values.clone().unwrap_or_else(|| "none".to_owned()))),
     ] {
         facts.row([Some(name.to_owned()), value.filter(|value| !value.is_empty())]);
     }
@@ -208,7 +213,7 @@ fn write_tables(out: &mut dyn Write, host: &Capabilities) -> io::Result<()> {
 mod tests {
     use cgfleet_proto::v1::{
         self, AgentLimit, CgroupLayout, CgroupOrder, CollectorFolding, CollectorState, EngineCapability,
-        MetricCapability, Source, WalkEngine,
+        MetricCapability, RemovedValues, Source, WalkEngine,
     };
     use expect_test::{Expect, expect};
 
@@ -252,6 +257,7 @@ mod tests {
             ],
             limits: vec![AgentLimit { key: "walk_rows_max".into(), value: 100_000 }],
             sample_interval: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
+            removed_values: RemovedValues::LastKnown.into(),
             collectors: vec![v1::Collector {
                 name: "attach".into(),
                 state: CollectorState::Off.into(),
@@ -285,6 +291,7 @@ mod tests {
                 privileges       uid 65534, gid 65534, no capability, can gain none
                 orders           self, ancestors
                 sample_interval  10s
+                removed_values   last_known
                 walk_rows_max    100000
 
                 ENGINE  AVAILABLE  REASON
@@ -307,7 +314,7 @@ mod tests {
         check(
             Format::Json,
             &expect![[r#"
-                {"host_id":"id-1","hostname":"web-1","kernel_release":"6.12.0","agent_version":"0.1.0","layout":"hybrid","has_cgroup_namespace":true,"privileges":{"uid":65534,"gid":65534,"capabilities":[],"no_new_privs":true},"engines":[{"name":"locked","available":false,"reason":"no BTF"},{"name":"files","available":true}],"orders":["self","ancestors"],"sample_interval":"10s","limits":{"walk_rows_max":100000},"hierarchies":[{"hierarchy_id":0,"name":"","mount_point":"/sys/fs/cgroup"},{"hierarchy_id":4,"name":"memory","mount_point":"/mnt/memory"}],"metrics":[{"name":"cpu.usage_usec","source":"bpf","reason":"rstat"},{"name":"cpu.user_usec","reason":"scaled on reading"},{"name":"memory.current_bytes","source":"file","hierarchy":"memory","reason":"no BPF"}],"collectors":[{"name":"attach","state":"off","folding":"agent","folding_reason":"no fentry","cgroups":1,"cgroups_peak":100,"cgroups_max":100,"dropped_events":7,"lost_events":4,"bytes_per_cgroup":96,"bytes_per_cgroup_and_cpu":64,"description":""}]}
+                {"host_id":"id-1","hostname":"web-1","kernel_release":"6.12.0","agent_version":"0.1.0","layout":"hybrid","has_cgroup_namespace":true,"privileges":{"uid":65534,"gid":65534,"capabilities":[],"no_new_privs":true},"engines":[{"name":"locked","available":false,"reason":"no BTF"},{"name":"files","available":true}],"orders":["self","ancestors"],"sample_interval":"10s","removed_values":"last_known","limits":{"walk_rows_max":100000},"hierarchies":[{"hierarchy_id":0,"name":"","mount_point":"/sys/fs/cgroup"},{"hierarchy_id":4,"name":"memory","mount_point":"/mnt/memory"}],"metrics":[{"name":"cpu.usage_usec","source":"bpf","reason":"rstat"},{"name":"cpu.user_usec","reason":"scaled on reading"},{"name":"memory.current_bytes","source":"file","hierarchy":"memory","reason":"no BPF"}],"collectors":[{"name":"attach","state":"off","folding":"agent","folding_reason":"no fentry","cgroups":1,"cgroups_peak":100,"cgroups_max":100,"dropped_events":7,"lost_events":4,"bytes_per_cgroup":96,"bytes_per_cgroup_and_cpu":64,"description":""}]}
             "#]],
         );
     }

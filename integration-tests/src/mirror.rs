@@ -171,6 +171,13 @@ impl Watching {
         Self { mirror: Mirror::default(), spec, stream }
     }
 
+    /// A mirror that goes on where it was, by a stream of its own.
+    pub async fn resumed(agent: &Daemon, mut mirror: Mirror, spec: SubscribeSpec) -> Result<Self> {
+        let resume_token = mirror.resume();
+        let stream = subscribe(&mut agent.agent()?, SubscribeSpec { resume_token, ..spec.clone() }).await?;
+        Ok(Self { mirror, spec, stream })
+    }
+
     /// Takes in one part; true if it was the last of a tick.
     pub async fn part(&mut self) -> Result<bool> {
         let message = tokio::time::timeout(PATIENCE, self.stream.message()).await.context("no tick")??;

@@ -9,6 +9,7 @@ pub mod duration;
 pub mod listen;
 pub mod serve;
 pub mod shutdown;
+pub mod subscription;
 pub mod trace;
 pub mod wire_error;
 pub mod workload;

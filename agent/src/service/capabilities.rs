@@ -3,7 +3,7 @@
 use cgfleet_privileges::{Held, PrivilegeError};
 use cgfleet_proto::v1::{
     AgentLimit, CgroupLayout, Collector, CollectorFolding, CollectorState, EngineCapability,
-    GetCapabilitiesResponse, Hierarchy, MetricCapability, Privileges, Source,
+    GetCapabilitiesResponse, Hierarchy, MetricCapability, Privileges, RemovedValues, Source,
 };
 
 use super::spec;
@@ -11,7 +11,7 @@ use crate::{
     cgroupfs::Hierarchies,
     config::AgentConfig,
     identity::Identity,
-    walker::{Description, Engine, MetricSource, Order, WalkEngine},
+    walker::{self, Description, Engine, MetricSource, Order, WalkEngine},
 };
 
 /// What does not change while the agent runs.
@@ -42,6 +42,7 @@ pub(crate) fn capabilities(
         limits: limits(config),
         privileges: Some(Privileges { uid, gid, capabilities, no_new_privs }),
         collectors: Vec::new(),
+        removed_values: removed_values(engine.removed_values()).into(),
     })
 }
 
@@ -77,6 +78,14 @@ fn engine_capability((engine, available): (WalkEngine, Result<&'static str, Stri
         Err(reason) => (false, reason),
     };
     EngineCapability { engine: engine.to_wire().into(), available, reason }
+}
+
+fn removed_values(values: Option<walker::RemovedValues>) -> RemovedValues {
+    match values {
+        Some(walker::RemovedValues::Final) => RemovedValues::Final,
+        Some(walker::RemovedValues::LastKnown) => RemovedValues::LastKnown,
+        None => RemovedValues::Unspecified,
+    }
 }
 
 fn metric(MetricSource { metric, source, hierarchy, reason }: MetricSource) -> MetricCapability {

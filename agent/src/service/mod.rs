@@ -59,7 +59,10 @@ pub(crate) struct Agent {
     /// What whole ticks read.
     pub(crate) sample_metrics: MetricSet,
     pub(crate) subscribe_interval_min: Duration,
+    /// Places of those who are told what changes, and of those who get whole ticks: servers, which may not be
+    /// kept out by the others.
     pub(crate) subscribers: Arc<Semaphore>,
+    pub(crate) tick_subscribers: Arc<Semaphore>,
     pub(crate) subscribers_max: u32,
     pub(crate) shutdown: CancellationToken,
 }

@@ -85,16 +85,31 @@ impl Follower {
         Self { wanted, at: None, was: None, sent, members, admitted, sends_all: false }
     }
 
-    /// One who was brought to this snapshot by an earlier stream.
-    pub(crate) fn resumed(wanted: Followed, at: Arc<Snapshot>) -> Self {
+    /// One who was brought to this snapshot by an earlier stream. `names` as for [`advance`](Self::advance): what is
+    /// known now is taken to have been known then.
+    pub(crate) fn resumed(
+        wanted: Followed,
+        at: Arc<Snapshot>,
+        names: impl Fn(&str) -> Option<Workload>,
+    ) -> Self {
         let sends_all =
             wanted.dead_band > 0.0 || wanted.counters == CounterForm::Rate || wanted.workload.is_some();
-        Self { sends_all, at: Some(at), ..Self::new(wanted) }
+        let mut follower = Self { sends_all, ..Self::new(wanted) };
+        follower.admit(&at, names);
+        follower.at = Some(at);
+        follower
     }
 
     /// The sequence of the snapshot where it is.
     pub(crate) fn sequence(&self) -> Option<u64> {
         self.at.as_ref().map(|at| at.sequence)
+    }
+
+    /// A row that was sent already, whole: for something of it that is no value became known.
+    pub(crate) fn again(&self, cgroup_id: u64) -> Option<Change> {
+        let row = self.at.as_ref()?.row(cgroup_id)?;
+        let is_whole = self.wanted.counters == CounterForm::Cumulative;
+        is_whole.then(|| Change::first(row, ChangeBase::None, Duration::ZERO))
     }
 
     /// A row in the form in which it is sent.
@@ -125,7 +140,8 @@ impl Follower {
             }
             Some(at) => {
                 let step = self.follow(&at, newer, &next, admitted, &names);
-                self.was = Some(at);
+                // Nobody else needs it, and it is large.
+                self.was = Some(at).filter(|_| self.wanted.counters == CounterForm::Rate);
                 step
             }
         };
@@ -157,9 +173,11 @@ impl Follower {
         self.remember(&rows);
         let of_all = newer.iter().flat_map(|snapshot| &snapshot.removed);
         let told = of_all.clone().count() as u64;
+        // One that was only missing may have been met again.
+        let is_gone = |removed: &&Arc<Removed>| next.row(removed.sample.cgroup_id).is_none();
         let is_wanted =
             |removed: &&Arc<Removed>| self.holds(&removed.sample) || self.admits(&removed.sample, &names);
-        let mut removed: Vec<_> = of_all.filter(is_wanted).cloned().collect();
+        let mut removed: Vec<_> = of_all.filter(is_gone).filter(is_wanted).cloned().collect();
         let removals = next.removed_in_all - at.removed_in_all;
         let mut lost = removals.saturating_sub(told);
         if lost > 0 {
@@ -226,7 +244,8 @@ impl Follower {
         let known = at.row(row.sample.cgroup_id).filter(|_| !is_admitted);
         let Some(known) = known else {
             // A walk that was cut meets cgroups for the first time that were there before, and a name may come late.
-            let base = if row.born > at.sequence { ChangeBase::Birth } else { ChangeBase::None };
+            let is_new = row.born.is_some_and(|born| born > at.sequence);
+            let base = if is_new { ChangeBase::Birth } else { ChangeBase::None };
             return Some(Change::first(row, base, elapsed));
         };
         let base = ChangeBase::Row(Arc::clone(&known.sample));
@@ -261,7 +280,7 @@ impl Follower {
         let Some(was) = &self.was else { return (Base::None, Duration::ZERO) };
         let base = match was.row(known.sample.cgroup_id) {
             Some(row) => Base::Row(&row.sample),
-            None if known.born > was.sequence => Base::Birth,
+            None if known.born.is_some_and(|born| born > was.sequence) => Base::Birth,
             None => Base::None,
         };
         (base, at.boottime.saturating_sub(was.boottime))
@@ -295,6 +314,16 @@ impl Follower {
 }
 
 impl Change {
+    /// The cgroup that it is of.
+    pub(crate) fn cgroup_id(&self) -> u64 {
+        self.row.cgroup_id
+    }
+
+    /// Its path as text.
+    pub(crate) fn path(&self) -> &str {
+        &self.row.path
+    }
+
     fn first(row: &Row, base: ChangeBase, elapsed: Duration) -> Self {
         Self { row: Arc::clone(&row.sample), base, elapsed, is_first: true }
     }

@@ -17,5 +17,5 @@ pub(crate) use follower::{Change, Followed, Follower, Step};
 pub(crate) use form::CounterForm;
 pub(crate) use history::History;
 
-pub(crate) use snapshot::{Read, Snapshot};
+pub(crate) use snapshot::{Hearing, Read, Snapshot};
 pub(crate) use token::Token;

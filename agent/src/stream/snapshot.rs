@@ -12,6 +12,17 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::walker::{Removed, RemovedValues};
 
+/// How removals are heard of since a snapshot was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hearing {
+    /// Nobody wants to know of them.
+    Unheard,
+    /// This host does not tell of them: what is missing in the next snapshot was removed.
+    Unable,
+    /// All of them, from a snapshot to the next of the same episode.
+    Episode(u64),
+}
+
 /// What was read at a tick.
 #[derive(Debug)]
 pub(crate) struct Read {
@@ -26,18 +37,23 @@ pub(crate) struct Read {
     /// Each cgroup once, in the order of the walk.
     pub(crate) samples: Vec<CgroupSample>,
     pub(crate) summary: WalkSummary,
+    pub(crate) hearing: Hearing,
     /// Removals since the last read, up to the end of the walk at least.
     pub(crate) removed: Vec<Arc<Removed>>,
     /// Removals of which nothing is known.
     pub(crate) lost: u64,
 }
 
+/// Places in a list by cgroup id.
+type Places = FxHashMap<u64, u32>;
+
 /// One cgroup in a snapshot.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) sample: Arc<CgroupSample>,
-    /// The snapshot that was the first to have the cgroup, and the last that found it changed: their sequences.
-    pub(crate) born: u64,
+    /// The snapshot that was the first to have the cgroup, if it was made since the one before that.
+    pub(crate) born: Option<u64>,
+    /// The last one that found it changed.
     pub(crate) changed: u64,
 }
 
@@ -51,10 +67,12 @@ pub(crate) struct Snapshot {
     pub(crate) sampled_at: SystemTime,
     pub(crate) metrics: MetricSet,
     pub(crate) summary: WalkSummary,
-    /// In the order of the walk.
+    pub(crate) hearing: Hearing,
+    /// In the order of the walk; behind those that it met, what a walk that was cut did not.
     pub(crate) rows: Vec<Row>,
-    /// Where in `rows` a cgroup is.
-    places: FxHashMap<u64, u32>,
+    met: usize,
+    /// Where in `rows` a cgroup is; those of the snapshot before, if it has the same cgroups.
+    places: Arc<Places>,
     /// Removed since the snapshot before: in no row of this one.
     pub(crate) removed: Vec<Arc<Removed>>,
     /// Cgroups that were removed since the first snapshot, told of or not.
@@ -64,41 +82,52 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// The snapshot behind `before`. What a walk that was cut did not meet stays as it was.
+    /// The snapshot behind `before`. What a walk that was cut did not meet stays as it was, where its removal
+    /// would be told of; elsewhere nobody could tell for how long.
     pub(crate) fn new(before: Option<&Self>, read: Read) -> Self {
-        let Read { sequence, boottime, sampled_at, metrics, samples, summary, mut removed, lost } = read;
+        let Read { sequence, boottime, sampled_at, metrics, samples, summary, hearing, .. } = read;
+        let (mut removed, lost) = (read.removed, read.lost);
         let gone: FxHashSet<u64> = removed.iter().map(|removed| removed.sample.cgroup_id).collect();
         let mut rows = Vec::with_capacity(samples.len());
-        let mut places = FxHashMap::with_capacity_and_hasher(samples.len(), rustc_hash::FxBuildHasher);
         let mut bytes = 0;
         for sample in samples.into_iter().filter(|sample| !gone.contains(&sample.cgroup_id)) {
             let row = match before.and_then(|before| before.row(sample.cgroup_id)) {
                 Some(row) if *row.sample == sample => row.clone(),
                 known => {
                     bytes += bytes_of(&sample);
-                    let born = known.map_or(sequence, |row| row.born);
+                    // What was there before, a walk that was not cut has met.
+                    let is_new = before.is_some_and(Self::is_whole);
+                    let born = known.map_or(is_new.then_some(sequence), |row| row.born);
                     Row { sample: Arc::new(sample), born, changed: sequence }
                 }
             };
-            places.insert(row.sample.cgroup_id, place(rows.len()));
             rows.push(row);
         }
-        let is_whole = summary.end() == WalkEnd::Complete;
-        let known = before.map(|before| before.rows.as_slice()).unwrap_or_default();
-        for row in known {
-            let cgroup_id = row.sample.cgroup_id;
-            if places.contains_key(&cgroup_id) || gone.contains(&cgroup_id) {
-                continue;
+        let met = rows.len();
+        let places = if let Some(before) = before.filter(|before| before.has_cgroups_of(&rows)) {
+            Arc::clone(&before.places)
+        } else {
+            let mut places = Places::with_capacity_and_hasher(met, rustc_hash::FxBuildHasher);
+            places
+                .extend(rows.iter().enumerate().map(|(place, row)| (row.sample.cgroup_id, to_place(place))));
+            let known = before.map(|before| before.rows.as_slice()).unwrap_or_default();
+            for row in known {
+                let cgroup_id = row.sample.cgroup_id;
+                if places.contains_key(&cgroup_id) || gone.contains(&cgroup_id) {
+                    continue;
+                }
+                if summary.end() == WalkEnd::Complete || !matches!(hearing, Hearing::Episode(_)) {
+                    removed.push(Arc::new(missing(&row.sample)));
+                } else {
+                    places.insert(cgroup_id, to_place(rows.len()));
+                    rows.push(row.clone());
+                }
             }
-            if is_whole {
-                removed.push(Arc::new(missing(&row.sample)));
-            } else {
-                places.insert(cgroup_id, place(rows.len()));
-                rows.push(row.clone());
-            }
-        }
+            bytes += places.capacity() * (size_of::<(u64, u32)>() + 1);
+            Arc::new(places)
+        };
         bytes += removed.iter().map(|removed| bytes_of(&removed.sample)).sum::<usize>();
-        bytes += rows.len() * (size_of::<Row>() + size_of::<(u64, u32)>() + 1);
+        bytes += rows.len() * size_of::<Row>();
         let removed_before = before.map_or(0, |before| before.removed_in_all);
         let removed_in_all = removed_before + removed.len() as u64 + lost;
         Self {
@@ -108,12 +137,29 @@ impl Snapshot {
             sampled_at,
             metrics,
             summary,
+            hearing,
             rows,
+            met,
             places,
             removed,
             removed_in_all,
             bytes,
         }
+    }
+
+    /// The rows that its own walk met.
+    pub(crate) fn met(&self) -> &[Row] {
+        &self.rows[..self.met]
+    }
+
+    /// Whether these rows are of its cgroups, in its order.
+    fn has_cgroups_of(&self, rows: &[Row]) -> bool {
+        self.rows.len() == rows.len()
+            && self.rows.iter().zip(rows).all(|(own, row)| own.sample.cgroup_id == row.sample.cgroup_id)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.summary.end() == WalkEnd::Complete
     }
 
     /// A cgroup's row, if it has one.
@@ -129,7 +175,7 @@ pub(super) fn missing(sample: &CgroupSample) -> Removed {
 }
 
 /// Walks have at most 1,000,000 rows.
-fn place(index: usize) -> u32 {
+fn to_place(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 

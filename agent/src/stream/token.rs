@@ -9,6 +9,10 @@ use uuid::Uuid;
 pub(crate) struct Token {
     pub(crate) agent_epoch: Uuid,
     pub(crate) interval: Duration,
+    /// The feed that counts.
+    pub(crate) feed: u64,
+    /// Tells the specification of the stream from others.
+    pub(crate) spec: u64,
     pub(crate) sequence: u64,
 }
 
@@ -19,7 +23,8 @@ pub(crate) struct TokenError;
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.agent_epoch.simple(), self.interval.as_millis(), self.sequence)
+        let Self { agent_epoch, interval, feed, spec, sequence } = self;
+        write!(f, "{}.{}.{feed}.{spec:x}.{sequence}", agent_epoch.simple(), interval.as_millis())
     }
 }
 
@@ -31,8 +36,11 @@ impl FromStr for Token {
         let mut part = || parts.next().ok_or(TokenError);
         let agent_epoch = Uuid::parse_str(part()?).map_err(|_| TokenError)?;
         let interval = part()?.parse().map(Duration::from_millis).map_err(|_| TokenError)?;
+        let feed = part()?.parse().map_err(|_| TokenError)?;
+        let spec = u64::from_str_radix(part()?, 16).map_err(|_| TokenError)?;
         let sequence = part()?.parse().map_err(|_| TokenError)?;
-        parts.next().is_none().then_some(Self { agent_epoch, interval, sequence }).ok_or(TokenError)
+        let token = Self { agent_epoch, interval, feed, spec, sequence };
+        parts.next().is_none().then_some(token).ok_or(TokenError)
     }
 }
 
@@ -45,6 +53,8 @@ mod tests {
         let token = Token {
             agent_epoch: Uuid::from_u128(7),
             interval: Duration::from_millis(1500),
+            feed: 3,
+            spec: 0xfeed,
             sequence: u64::MAX,
         };
         let text = token.to_string();

@@ -16,7 +16,7 @@ use super::{
     files::FilesEngine,
     flush::{FlushSite, FlushSpec, FlushedSubtree, Freshening},
     join, naming,
-    removals::RemovalWatch,
+    removals::{RemovalWatch, RemovedValues},
     sources,
 };
 
@@ -64,6 +64,11 @@ impl Engine {
         let memory_stat = self.bpf.as_ref().ok().map(BpfEngine::memory_stat);
         let sources = sources::sources(&self.hierarchies, memory_stat);
         Ok(Description { sources, collectors: self.collectors.list()? })
+    }
+
+    /// With what values removed cgroups can be told of; `None` if removals are not seen.
+    pub fn removed_values(&self) -> Option<RemovedValues> {
+        self.removals.values()
     }
 
     /// Every engine, and why it is not there or what is to be known of it.

@@ -3,18 +3,20 @@
 //! A service of its own, for whoever has a path. Must not know walks or messages.
 
 mod kubelet_logs;
+mod lister;
 mod names;
 
 use std::{
     borrow::Cow,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use cgfleet_model::{Workload, WorkloadPath};
 
 use kubelet_logs::KubeletLogs;
+use lister::Lister;
 use names::Names;
 
 /// Says what runs in cgroups.
@@ -23,20 +25,23 @@ pub struct Workloads(Arc<Kubelet>);
 
 #[derive(Debug)]
 struct Kubelet {
-    logs: KubeletLogs,
-    names: Mutex<Names>,
+    names: Arc<Mutex<Names>>,
+    lister: Lister,
 }
 
 impl Workloads {
     /// Names by the kubelet's log directory, which need not be there. Opens what is there of it: then
-    /// nothing but that takes the privilege of who calls this.
+    /// nothing but that takes the privilege of who calls this. Lists it, and waits for that, so that the pods
+    /// that are there have their names from the start. Starts no thread: that is done when one is needed.
     pub fn new(kubelet_log_dir: &Path) -> Self {
-        let logs = KubeletLogs::open(kubelet_log_dir);
-        Self(Arc::new(Kubelet { logs, names: Mutex::default() }))
+        let names = Arc::default();
+        let lister = Lister::new(KubeletLogs::open(kubelet_log_dir), Arc::clone(&names));
+        lister.list();
+        Self(Arc::new(Kubelet { names, lister }))
     }
 
-    /// What runs in the cgroup of this path, as text with `\xHH`; `None` if nothing is known. The names of a pod
-    /// that was met just now may be missing, and be there a moment later.
+    /// What runs in the cgroup of this path, as text with `\xHH`; `None` if nothing is known. Waits for no directory:
+    /// the names of a pod that was met just now are missing, and are there a moment later.
     pub fn of(&self, path: &str) -> Option<Workload> {
         self.named(WorkloadPath::of(path).into_workload())
     }
@@ -49,13 +54,20 @@ impl Workloads {
     fn named(&self, mut workload: Workload) -> Option<Workload> {
         // Only names of pods' are looked up.
         if workload.pod_uid.is_some() {
-            let Kubelet { logs, names } = &*self.0;
-            // What is behind the lock is whole even where its holder panicked: maps that only grow.
-            let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
-            names.add_to(&mut workload, Instant::now(), || logs.list());
+            let Kubelet { names, lister } = &*self.0;
+            let is_listing_due = lock(names).add_to(&mut workload, Instant::now());
+            if is_listing_due {
+                lister.ask();
+            }
         }
         (!workload.is_empty()).then_some(workload)
     }
+}
+
+/// Held for as long as maps are read or added to, and never while a directory is.
+fn lock(names: &Mutex<Names>) -> MutexGuard<'_, Names> {
+    // What is behind the lock is whole even where its holder panicked: maps that only grow.
+    names.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What runs in many cgroups, whose paths come in any order.

@@ -1,5 +1,6 @@
 //! `cgctl watch`: what changes in cgroups, as it changes, on one host, many or all.
 
+mod held;
 mod hosts;
 mod lines;
 mod objects;
@@ -15,6 +16,7 @@ use cgfleet_proto::v1::{
 use cgfleet_rpc::shutdown;
 
 use self::{
+    held::Held,
     hosts::Hosts,
     lines::{Kind, Lines},
     positions::Positions,
@@ -55,7 +57,8 @@ pub(crate) async fn run(args: WatchArgs, calls: &Calls) -> Result<Exit, Error> {
     let hosts = Hosts::new(source.hosts.iter().map(|(host_id, _)| host_id.as_str()), args.ticks);
     let host_width = source.hosts.iter().map(|(_, name)| name.chars().count()).max().unwrap_or_default();
     let lines = Lines::new(args.fields.columns().all(), counters, many.then_some(host_width));
-    let mut report = Report { out: stdout(format), format, lines, hosts, positions, any_told: false };
+    let held = Held::default();
+    let mut report = Report { out: stdout(format), format, lines, held, hosts, positions, any_told: false };
     let ended = report.take(&mut source, calls.is_timeout_given).await;
     match ended {
         // Standard output has not got what the positions would say that it has.
@@ -88,6 +91,7 @@ struct Report<W> {
     out: W,
     format: Format,
     lines: Lines,
+    held: Held,
     hosts: Hosts,
     positions: Positions,
     /// Whether anything came.
@@ -104,17 +108,26 @@ impl<W: Write> Report<W> {
                 () = stop.cancelled() => return Ok(Ended::ByTheUser),
             };
             self.any_told = true;
-            self.part(&part)?;
+            self.part(part)?;
         }
         Ok(Ended::BySelf)
     }
 
-    fn part(&mut self, part: &FleetServiceSubscribeResponse) -> Result<(), Error> {
-        match self.format {
-            Format::Ndjson => objects::write(&mut self.out, part)?,
-            Format::Table | Format::Json => self.rows(part)?,
+    /// Prints what counts, now that this part came, and then says so.
+    fn part(&mut self, part: FleetServiceSubscribeResponse) -> Result<(), Error> {
+        let counts = self.held.take(part);
+        for part in &counts {
+            match self.format {
+                Format::Ndjson => objects::write(&mut self.out, part)?,
+                Format::Table | Format::Json => self.rows(part)?,
+            }
         }
         self.out.flush()?;
+        counts.iter().try_for_each(|part| self.say(part))
+    }
+
+    /// Notes what is no row, and how far the host is, behind all that was printed.
+    fn say(&mut self, part: &FleetServiceSubscribeResponse) -> Result<(), Error> {
         let host = if part.hostname.is_empty() { &part.host_id } else { &part.hostname };
         match &part.event {
             Some(Event::Host(change)) => {
@@ -182,5 +195,75 @@ fn told(change: &HostChange) -> String {
     match &change.error {
         Some(error) => format!("{word}: {}: {}", json::reason(error), error.message),
         None => word,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env::temp_dir, process};
+
+    use cgfleet_proto::v1::CounterForm;
+    use expect_test::{Expect, expect};
+
+    use super::{held::tests::part, *};
+
+    /// What is printed when this comes of a host, and how far it is then said to be.
+    fn check(format: Format, comes: &[&str], position: Option<&str>, expect: &Expect) {
+        let file = temp_dir().join(format!("cgctl-watch-{}-{format:?}", process::id()));
+        let positions = Positions::load(Some(file.clone()), &SubscribeSpec::default()).unwrap();
+        let lines = Lines::new(Vec::new(), CounterForm::Delta, None);
+        let hosts = Hosts::new(["a"].into_iter(), None);
+        let held = Held::default();
+        let mut report = Report { out: Vec::new(), format, lines, held, hosts, positions, any_told: false };
+        for word in comes {
+            report.part(part("a", word)).unwrap();
+        }
+        assert_eq!(report.positions.of("a"), position);
+        let _ = std::fs::remove_file(&file);
+        let text = String::from_utf8(report.out).unwrap();
+        expect.assert_eq(&anstream::adapter::strip_str(&text).to_string());
+    }
+
+    #[test]
+    fn what_a_break_makes_come_again_is_printed_once() {
+        let comes = [
+            "joined", "snapshot", "lost", "relist", "snapshot", "synced", "update", "removed", "lost",
+            "back", "update", "removed", "first", "update",
+        ];
+        check(
+            Format::Table,
+            &comes,
+            Some("first"),
+            &expect![[r#"
+                EVENT     CGROUP_ID  SOURCE  PATH
+                SNAPSHOT         42  -       /a
+                UPDATE           42  -       /a
+                REMOVED~         42  -       /a
+            "#]],
+        );
+        check(
+            Format::Ndjson,
+            &comes,
+            Some("first"),
+            &expect![[r#"
+                {"host_id":"a","hostname":"a-name","event":"host","change":"joined"}
+                {"host_id":"a","hostname":"a-name","event":"host","change":"lost"}
+                {"host_id":"a","hostname":"a-name","event":"host","change":"relist"}
+                {"host_id":"a","hostname":"a-name","event":"snapshot","cgroup_id":42,"hierarchy_id":0,"level":0,"path":"/a"}
+                {"host_id":"a","hostname":"a-name","event":"synced","resume_token":"synced","agent_epoch":"","boot_id":"","sequence":0,"boottime_ns":0,"sampled_at":null,"merged_ticks":0}
+                {"host_id":"a","hostname":"a-name","event":"host","change":"lost"}
+                {"host_id":"a","hostname":"a-name","event":"host","change":"back"}
+                {"host_id":"a","hostname":"a-name","event":"update","cgroup_id":42,"hierarchy_id":0,"level":0,"path":"/a"}
+                {"host_id":"a","hostname":"a-name","event":"removed","values":null,"cgroup_id":42,"hierarchy_id":0,"level":0,"path":"/a"}
+                {"host_id":"a","hostname":"a-name","event":"bookmark","resume_token":"first","agent_epoch":"","boot_id":"","sequence":0,"boottime_ns":0,"sampled_at":null,"merged_ticks":0}
+            "#]],
+        );
+    }
+
+    #[test]
+    fn of_a_tick_that_is_not_whole_nothing_is_printed() {
+        for format in [Format::Table, Format::Ndjson] {
+            check(format, &["snapshot", "snapshot", "missing"], None, &expect![""]);
+        }
     }
 }

@@ -76,7 +76,11 @@ pub(super) fn bad_subscriptions() -> Vec<(SubscribeSpec, Refusal<'static>)> {
     let every = |seconds, nanos| SubscribeSpec { interval: Some(Duration { seconds, nanos }), ..root() };
     let resume = |token: &str| SubscribeSpec { resume_token: token.to_owned(), ..root() };
     vec![
-        (every(0, 0), invalid(&["spec.interval", "200ms (subscribe_interval_min) to 1h"])),
+        (every(0, 0), invalid(&["spec.interval", "100ms to 1h, in whole milliseconds"])),
+        (
+            every(0, 150_000_000),
+            invalid(&["spec.interval", "\"150ms\"", "200ms (subscribe_interval_min) to 1h"]),
+        ),
         (every(3601, 0), invalid(&["spec.interval", "\"3601s\"", "to 1h"])),
         (every(2, 1), invalid(&["spec.interval", "whole milliseconds"])),
         (every(-1, 0), invalid(&["spec.interval", "0s or more"])),

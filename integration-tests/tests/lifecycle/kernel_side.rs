@@ -80,8 +80,9 @@ async fn final_cpu_times_add_up_to_the_parents() -> Result<()> {
     }
     let parent = fs::File::open(tree.directory("parent"))?;
     assert_eq!(sum, flushed_usage_ns(&mut kernel, &parent)?, "of {CHILDREN} removed children");
-    // The kernel may charge what was done in one cgroup to the next, where the worker went soon.
-    ensure!(used > CHILDREN / 2, "{used} used the CPU");
+    // The kernel may charge what was done in one cgroup to the next, where the worker went soon: on a busy
+    // machine it does so with most.
+    ensure!(used > CHILDREN / 50, "{used} used the CPU");
     assert!(!reads_cpus || known_at_removal == sum, "{known_at_removal} ns were known at the removals");
     println!("{CHILDREN} removed: {sum} ns, final: {}", lifecycle.holds());
 

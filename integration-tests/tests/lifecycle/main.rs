@@ -1,9 +1,10 @@
 //! Removed cgroups are reported, each once, with the values that they had in the end.
 //!
-//! The agent's walker and its kernel side are used directly, as root.
+//! The agent's walker and its kernel side are used directly, as root, and by an agent's stream of changes.
 
 mod after_walks;
 mod kernel_side;
+mod streamed;
 mod watched;
 
 use std::{

@@ -1,7 +1,6 @@
 //! Streams of changes, as an agent sends them: what they tell, to whom, and that nobody waits for another.
 
 mod many;
-mod removed;
 mod resumed;
 
 use std::time::Duration;

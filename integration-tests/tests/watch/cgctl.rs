@@ -16,9 +16,12 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Command,
+};
 
-use super::{agent, server};
+use super::{ROWS, agent, make_long_rows, server};
 
 const FIELDS: &str = "structure.populated,structure.frozen,structure.nr_descendants";
 
@@ -146,5 +149,39 @@ async fn a_watch_ends_with_a_signal_or_when_every_host_refuses() -> Result<()> {
     ensure!(partial.stderr.contains("1/2 hosts, 1 failed"), "{partial:?}");
     let bounded = run(&["--timeout", "1s"]).await?;
     assert_eq!(bounded.code, 0, "{bounded:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_cuts_no_tick_in_two() -> Result<()> {
+    let server = server().await?;
+    let _only = agent(&server, "only").await?;
+    fleet::all_up(&server, &["only"]).await?;
+    let tree = TestTree::v2()?;
+    make_long_rows(&tree)?;
+    tree.make("last")?;
+    // A snapshot may be as old as a tick, and the first that has the last may be from while the others were made.
+    fleet::more_history(&server, "only", by_path(tree.path("last")), 1).await?;
+    let mut watch = Command::new(binary("cgctl")?);
+    watch.args(["--server", &server.url(), "watch", "--all", &tree.path(""), "-o", "ndjson"]);
+    watch.args(["--fields", FIELDS]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut watch = watch.kill_on_drop(true).spawn()?;
+    let mut lines = BufReader::new(watch.stdout.take().context("its output")?).lines();
+    let mut next = async || {
+        let line =
+            tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await.context("no line")??;
+        anyhow::Ok(line.map(|line| serde_json::from_str::<Value>(&line)).transpose()?)
+    };
+    // Then it waits with the rest, which no pipe has room for.
+    while next().await?.context("it ended")?["event"] != "snapshot" {}
+    kill(Pid::from_raw(watch.id().context("it has ended")?.cast_signed()), Signal::SIGINT)?;
+    let (mut snapshots, mut last) = (1, Value::Null);
+    while let Some(object) = next().await? {
+        snapshots += usize::from(object["event"] == "snapshot");
+        last = object["event"].clone();
+    }
+    assert_eq!(watch.wait().await?.code(), Some(0));
+    assert_eq!(snapshots, ROWS + 4, "the tree, its last and the two above the rows");
+    assert!(last == "synced" || last == "bookmark", "{last}");
     Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use cgfleet_model::{Metric, MetricGroup};
 use cgfleet_proto::v1::{
     AgentServiceFlushRequest, CgroupOrder, CgroupSample, CgroupTarget, Comparison, Condition, ErrorReason,
-    GetCapabilitiesRequest, HierarchyJoin, Source, SubscribeRequest, WalkEngine, WalkSpec,
+    GetCapabilitiesRequest, HierarchyJoin, RemovedValues, Source, SubscribeRequest, WalkEngine, WalkSpec,
     subscribe_response::Event,
 };
 use cgfleet_rpc::wire_error::reason_of;
@@ -239,6 +239,7 @@ async fn the_log_capabilities_and_doctor_say_so() -> Result<()> {
             let engine = engine(by_bpf).context("an engine is not named")?;
             assert!(!engine.available && engine.reason.contains(lacking.reason()), "{engine:?}");
         }
+        assert_eq!(answer.removed_values(), RemovedValues::Unspecified, "{lacking:?}");
         assert_eq!(answer.metrics.len(), Metric::ALL.len());
         for metric in &answer.metrics {
             let has_file = Metric::from_name(&metric.metric).is_some_and(|it| it.info().v2().is_some());
@@ -262,13 +263,28 @@ async fn the_log_capabilities_and_doctor_say_so() -> Result<()> {
                 words.iter().all(|word| line.contains(word))
             })
         };
-        assert!(says(&["files yes"]), "{}", doctor.stdout);
+        assert!(says(&["files yes"]) && says(&["removed_values none"]), "{}", doctor.stdout);
         assert!(says(&["locked no", lacking.reason()]) && says(&["unlocked no", lacking.reason()]));
         for capability in &answer.metrics {
             let source = if capability.source() == Source::File { "file" } else { "none" };
             assert!(says(&[&format!("{} {source} ", capability.metric)]), "{}", doctor.stdout);
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_bpf_removals_are_told_of_and_said_to_be() -> Result<()> {
+    let agent = Start::agent()?.start().await?;
+    let answer = agent.agent()?.get_capabilities(GetCapabilitiesRequest {}).await?.into_inner();
+    // On 6.1 nothing can hold a removed cgroup until its CPU time is flushed.
+    let is_oldest = answer.kernel_release.starts_with("6.1.");
+    let expect = if is_oldest { RemovedValues::LastKnown } else { RemovedValues::Final };
+    assert_eq!(answer.removed_values(), expect);
+    let address = agent.address().to_string();
+    let doctor = cli::run("cgctl", &["doctor", "--agent", &address, "-o", "json"]).await?;
+    let shown: serde_json::Value = serde_json::from_str(&doctor.stdout)?;
+    assert_eq!(shown["removed_values"], if is_oldest { "last_known" } else { "final" }, "{doctor:?}");
     Ok(())
 }
 

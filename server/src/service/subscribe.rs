@@ -1,15 +1,11 @@
 //! Subscriptions to many hosts.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
-use cgfleet_proto::{
-    metrics_of_read_mask,
-    v1::{
-        CounterForm, ErrorReason, FleetServiceSubscribeRequest, FleetServiceSubscribeResponse, HostPosition,
-        SubscribeSpec,
-    },
+use cgfleet_proto::v1::{
+    ErrorReason, FleetServiceSubscribeRequest, FleetServiceSubscribeResponse, HostPosition, SubscribeSpec,
 };
-use cgfleet_rpc::{duration, wire_error::WireError, workload};
+use cgfleet_rpc::{subscription, wire_error::WireError};
 use futures::{StreamExt as _, future, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::Code;
@@ -18,13 +14,6 @@ use uuid::Uuid;
 
 use super::{Answers, Fleet, query::select};
 use crate::watch::{Chosen, WAITING_PARTS_MAX, Wanted, watch_all};
-
-/// What no agent allows less or more than.
-const INTERVAL_MIN: Duration = Duration::from_millis(100);
-const INTERVAL_MAX: Duration = Duration::from_hours(1);
-
-const FORMS: &str = "COUNTER_FORM_UNSPECIFIED (0), COUNTER_FORM_CUMULATIVE (1), COUNTER_FORM_DELTA (2), \
-                     COUNTER_FORM_RATE (3)";
 
 pub(super) fn subscribe(
     fleet: &Fleet,
@@ -54,29 +43,8 @@ fn checked(spec: Option<SubscribeSpec>) -> Result<SubscribeSpec, WireError> {
         let allowed = "empty; positions has one for each host";
         return Err(WireError::invalid_field("spec.resume_token", spec.resume_token, allowed));
     }
-    if spec.interval.is_some() {
-        let interval = duration::from_zero("spec.interval", spec.interval)?;
-        let is_whole = interval.subsec_nanos().is_multiple_of(1_000_000);
-        if !is_whole || !(INTERVAL_MIN..=INTERVAL_MAX).contains(&interval) {
-            let allowed = "100ms to 1h, in whole milliseconds, and what each agent allows";
-            return Err(WireError::invalid_field("spec.interval", format!("{interval:?}"), allowed));
-        }
-    }
-    if let Some(target) = spec.target.as_ref().filter(|target| !target.hierarchy.is_empty()) {
-        let of_v2 = "a cgroup of cgroup v2";
-        return Err(WireError::invalid_field("spec.target.hierarchy", &target.hierarchy, of_v2));
-    }
-    metrics_of_read_mask(spec.read_mask.as_ref())?;
-    workload::filter("spec.workload", spec.workload.as_ref())?;
-    let Ok(counters) = CounterForm::try_from(spec.counters) else {
-        return Err(WireError::invalid_field("spec.counters", spec.counters, FORMS));
-    };
-    let refused = |allowed| Err(WireError::invalid_field("spec.dead_band", spec.dead_band, allowed));
-    match counters {
-        _ if !(0.0..=1.0).contains(&spec.dead_band) => refused("0 to 1"),
-        CounterForm::Delta if spec.dead_band > 0.0 => refused("0 with COUNTER_FORM_DELTA, or another form"),
-        _ => Ok(spec),
-    }
+    subscription::parse(&spec)?;
+    Ok(spec)
 }
 
 /// The positions by host: of chosen hosts, each once.
@@ -120,6 +88,7 @@ fn stopping() -> WireError {
 #[cfg(test)]
 mod tests {
     use cgfleet_proto::v1::CgroupTarget;
+    use cgfleet_proto::v1::CounterForm;
     use prost_types::FieldMask;
 
     use super::*;

@@ -13,10 +13,9 @@ use crate::command;
 
 /// The test executables of integration-tests that are meant for guests. One without libtest's harness
 /// takes libtest's arguments all the same, and ends with libtest's line: `test result: ok. 2 passed; 0 failed`.
-const TESTS: [&str; 14] = [
+const TESTS: [&str; 12] = [
     "walk",
     "flush",
-    "freshness",
     "v1",
     "privileges",
     "without_bpf",
@@ -26,7 +25,6 @@ const TESTS: [&str; 14] = [
     "views",
     "large_trees",
     "storm",
-    "subscribe",
     "oracle",
 ];
 

@@ -1,13 +1,13 @@
 //! The parts of a stream of changes, each made as it is sent: what waits to be sent is shared, and small.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
 
 use cgfleet_proto::v1::{
     self, Bookmark, CgroupSample, Lost, RemovedBatch, RemovedCgroup, SampleBatch, Synced, change_event::Event,
 };
+use uuid::Uuid;
 
 use crate::{
-    identity::Identity,
     service::{Agent, BATCH_ROWS},
     stream::{Change, Follower, Snapshot, Step, Token},
     walker::{Removed, RemovedValues},
@@ -16,10 +16,13 @@ use crate::{
 
 /// What one subscriber is sent.
 pub(super) struct Events {
-    identity: Identity,
-    interval: Duration,
+    boot_id: Uuid,
+    /// What is told at a bookmark, but for the sequence.
+    token: Token,
     follower: Follower,
     workloads: Workloads,
+    /// Cgroups of pods that were sent without the pod's name.
+    unnamed: Vec<u64>,
     parts: VecDeque<Part>,
 }
 
@@ -29,14 +32,15 @@ enum Part {
     Snapshot(Vec<Change>),
     Update(Vec<Change>),
     Removed(Vec<Arc<Removed>>),
-    Synced(Arc<Snapshot>),
-    Bookmark { snapshot: Arc<Snapshot>, merged: u64 },
+    Synced(Box<Bookmark>),
+    Bookmark(Box<Bookmark>),
 }
 
 impl Events {
-    pub(super) fn new(agent: &Agent, interval: Duration, follower: Follower) -> Self {
-        let (identity, workloads) = (agent.identity.clone(), agent.workloads.clone());
-        Self { identity, interval, follower, workloads, parts: VecDeque::new() }
+    /// Of this follower; its tokens are like this one.
+    pub(super) fn new(agent: &Agent, follower: Follower, token: Token) -> Self {
+        let (boot_id, workloads) = (agent.identity.boot_id, agent.workloads.clone());
+        Self { boot_id, token, follower, workloads, unnamed: Vec::new(), parts: VecDeque::new() }
     }
 
     /// The sequence of the snapshot that the follower was brought to.
@@ -46,22 +50,39 @@ impl Events {
 
     /// Brings the follower to the newest of these.
     pub(super) fn advance(&mut self, newer: &[Arc<Snapshot>]) {
-        let Some(Step { snapshot, is_whole, rows, removed, lost, merged }) =
-            self.follower.advance(newer, |path| self.workloads.of(path))
-        else {
-            return;
-        };
+        let Some(step) = self.follower.advance(newer, |path| self.workloads.of(path)) else { return };
+        let Step { snapshot, is_whole, mut rows, removed, lost, merged } = step;
+        self.name_late(&snapshot, &mut rows);
         if lost > 0 {
             self.parts.push_back(Part::Lost(lost));
         }
         let part = if is_whole { Part::Snapshot } else { Part::Update };
         self.parts.extend(rows.chunks(BATCH_ROWS).map(|rows| part(rows.to_vec())));
         self.parts.extend(removed.chunks(BATCH_ROWS).map(|removed| Part::Removed(removed.to_vec())));
-        self.parts.push_back(if is_whole {
-            Part::Synced(snapshot)
-        } else {
-            Part::Bookmark { snapshot, merged }
+        let bookmark = Box::new(self.bookmark(&snapshot, merged));
+        self.parts.push_back(if is_whole { Part::Synced(bookmark) } else { Part::Bookmark(bookmark) });
+    }
+
+    /// Has rows sent, once more if need be, whose pod's name became known since they were sent.
+    fn name_late(&mut self, snapshot: &Snapshot, rows: &mut Vec<Change>) {
+        let Self { follower, workloads, unnamed, .. } = self;
+        unnamed.retain(|cgroup_id| {
+            let Some(row) = snapshot.row(*cgroup_id) else { return false };
+            if lacks_name(workloads, &row.sample.path) {
+                return true;
+            }
+            match rows.iter_mut().find(|change| change.cgroup_id() == *cgroup_id) {
+                Some(change) => change.is_first = true,
+                // Of other forms there is no row that changes nothing: it waits for the next one.
+                None => match follower.again(*cgroup_id) {
+                    Some(change) => rows.push(change),
+                    None => return true,
+                },
+            }
+            false
         });
+        let first = rows.iter().filter(|change| change.is_first);
+        unnamed.extend(first.filter(|change| lacks_name(workloads, change.path())).map(Change::cgroup_id));
     }
 
     /// The next part, if one waits.
@@ -74,8 +95,8 @@ impl Events {
             Part::Removed(removed) => Event::Removed(RemovedBatch {
                 cgroups: removed.iter().map(|removed| self.removed(removed)).collect(),
             }),
-            Part::Synced(snapshot) => Event::Synced(Synced { bookmark: Some(self.bookmark(&snapshot, 0)) }),
-            Part::Bookmark { snapshot, merged } => Event::Bookmark(self.bookmark(&snapshot, merged)),
+            Part::Synced(bookmark) => Event::Synced(Synced { bookmark: Some(*bookmark) }),
+            Part::Bookmark(bookmark) => Event::Bookmark(*bookmark),
         })
     }
 
@@ -110,12 +131,11 @@ impl Events {
     }
 
     fn bookmark(&self, snapshot: &Snapshot, merged_ticks: u64) -> Bookmark {
-        let Identity { agent_epoch, boot_id, .. } = self.identity;
-        let (interval, sequence) = (self.interval, snapshot.sequence);
+        let sequence = snapshot.sequence;
         Bookmark {
-            resume_token: Token { agent_epoch, interval, sequence }.to_string(),
-            agent_epoch: agent_epoch.to_string(),
-            boot_id: boot_id.to_string(),
+            resume_token: Token { sequence, ..self.token }.to_string(),
+            agent_epoch: self.token.agent_epoch.to_string(),
+            boot_id: self.boot_id.to_string(),
             sequence,
             boottime_ns: u64::try_from(snapshot.boottime.as_nanos()).unwrap_or(u64::MAX),
             sampled_at: Some(snapshot.sampled_at.into()),
@@ -123,4 +143,9 @@ impl Events {
             summary: Some(snapshot.summary.clone()),
         }
     }
+}
+
+/// Whether a pod runs there whose name is not known.
+fn lacks_name(workloads: &Workloads, path: &str) -> bool {
+    workloads.of(path).is_some_and(|workload| workload.pod_uid.is_some() && workload.pod_name.is_none())
 }

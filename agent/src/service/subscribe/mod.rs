@@ -4,18 +4,15 @@ mod changes;
 mod events;
 mod ticks;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use cgfleet_proto::v1::{ErrorReason, SubscribeRequest, SubscribeResponse};
 use cgfleet_rpc::{duration, wire_error::WireError};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
 use super::{Agent, Answers};
 use crate::feeds::{Listening, TooManyFeeds};
-
-/// The longest time between ticks.
-const INTERVAL_MAX: Duration = Duration::from_hours(1);
 
 /// Opens a subscription.
 pub(super) async fn subscribe(
@@ -33,13 +30,13 @@ pub(super) async fn subscribe(
     }
 }
 
-/// Takes a place among the subscribers.
-fn take_place(agent: &Agent) -> Result<OwnedSemaphorePermit, WireError> {
-    Arc::clone(&agent.subscribers).try_acquire_owned().map_err(|_| {
-        let message = format!("{} subscriptions are open already (subscribers_max)", agent.subscribers_max);
+/// Takes a place among the subscribers of a kind.
+fn take_place(places: &Arc<Semaphore>, subscribers_max: u32) -> Result<OwnedSemaphorePermit, WireError> {
+    Arc::clone(places).try_acquire_owned().map_err(|_| {
+        let message = format!("{subscribers_max} subscriptions are open already (subscribers_max)");
         WireError::new(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
             .with("limit", "subscribers_max")
-            .with("value", agent.subscribers_max)
+            .with("value", subscribers_max)
     })
 }
 

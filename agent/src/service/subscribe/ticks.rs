@@ -17,12 +17,12 @@ pub(super) fn subscribe(
     interval: Option<&prost_types::Duration>,
 ) -> Result<Answers<SubscribeResponse>, Status> {
     let every = ticks_apart(interval, agent.sample_interval)?;
-    let place = take_place(agent)?;
+    let place = take_place(&agent.tick_subscribers, agent.subscribers_max)?;
     let (identity, metrics) = (agent.identity.clone(), agent.sample_metrics);
     let listening = agent.feeds.listen(agent.sample_interval, metrics, false).map_err(WireError::from)?;
     let held = Held { listening, _place: place };
     let ticks = stream::unfold((held, None), move |(mut held, last)| async move {
-        let snapshot = next(&mut held, last, every).await?;
+        let snapshot = next(&mut held, last, every).await;
         let sequence = snapshot.sequence;
         Some((snapshot, (held, Some(sequence))))
     });
@@ -33,12 +33,12 @@ pub(super) fn subscribe(
 }
 
 /// The next tick behind `last` that this subscription wants, of those that are still there.
-async fn next(held: &mut Held, mut last: Option<u64>, every: u64) -> Option<Arc<Snapshot>> {
+async fn next(held: &mut Held, mut last: Option<u64>, every: u64) -> Arc<Snapshot> {
     loop {
-        let newer = held.listening.after(last).await?;
+        let newer = held.listening.after(last).await;
         last = newer.last().map(|newest| newest.sequence);
         if let Some(wanted) = newer.into_iter().find(|snapshot| snapshot.sequence.is_multiple_of(every)) {
-            return Some(wanted);
+            return wanted;
         }
     }
 }
@@ -72,9 +72,9 @@ fn messages(
         sampled_at: Some(tick.sampled_at.into()),
     };
     let summary = tick.summary.clone();
-    let count = tick.rows.len();
+    let count = tick.met().len();
     let batches = (0..count).step_by(BATCH_ROWS).map(move |first| {
-        let rows = &tick.rows[first..count.min(first + BATCH_ROWS)];
+        let rows = &tick.met()[first..count.min(first + BATCH_ROWS)];
         let mut samples: Vec<_> = rows.iter().map(|row| (*row.sample).clone()).collect();
         if tick.metrics != metrics {
             // Somebody else of this interval wants more.

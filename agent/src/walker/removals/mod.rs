@@ -95,6 +95,14 @@ impl RemovalWatch {
         Self(Some(Watch { lifecycle, hierarchies, log, kept_max, is_failing, lost, displaced }))
     }
 
+    /// With what values it would tell of cgroups; `None` if this host cannot.
+    pub(super) fn values(&self) -> Option<RemovedValues> {
+        let watch = self.0.as_ref()?;
+        // Without cgroup v2 there is nothing to tell of.
+        watch.hierarchies.by_id(0).filter(|hierarchy| hierarchy.root_id != 0)?;
+        Some(if watch.lifecycle.holds() { RemovedValues::Final } else { RemovedValues::LastKnown })
+    }
+
     /// Whether it watches.
     pub(super) fn is_on(&self) -> bool {
         self.0.as_ref().is_some_and(|watch| watch.lifecycle.is_attached())
@@ -204,27 +212,26 @@ impl Watch {
         (self.lost, self.displaced) = (state.lost, state.displaced);
         let boottime = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
         let now = (SystemTime::now(), boottime.unwrap_or_default());
-        Removals { removed: to_removed(entries, now), lost }
+        Removals { removed: Self::to_removed(entries, now), lost }
     }
-}
 
-/// As samples; `now` by both clocks.
-fn to_removed(entries: Vec<Entry>, now: (SystemTime, Duration)) -> Vec<Removed> {
-    let recorded = recorded(&entries);
-    let decoder = Decoder { metrics: MetricSet::all(), memory_stat: &MemoryStatIndex::default() };
-    let removed = entries.into_iter().enumerate().filter_map(|(slot, entry)| {
-        let Entry { cgroup, made_at_ns, is_flushed } = entry;
-        let mut sample = decoder.sample(&recorded, slot)?;
-        (sample.cgroup_id, sample.parent_id) = (cgroup.cgroup_id, cgroup.parent_id);
-        sample.path = path(&cgroup.names);
-        Some(Removed {
-            sample,
-            values: if is_flushed { RemovedValues::Final } else { RemovedValues::LastKnown },
-            created_at: made_at_ns.map(|at_ns| wall_clock(now, at_ns)),
-            removed_at: Some(wall_clock(now, cgroup.at_ns)),
-        })
-    });
-    removed.collect()
+    fn to_removed(entries: Vec<Entry>, now: (SystemTime, Duration)) -> Vec<Removed> {
+        let recorded = recorded(&entries);
+        let decoder = Decoder { metrics: MetricSet::all(), memory_stat: &MemoryStatIndex::default() };
+        let removed = entries.into_iter().enumerate().filter_map(|(slot, entry)| {
+            let Entry { cgroup, made_at_ns, is_flushed } = entry;
+            let mut sample = decoder.sample(&recorded, slot)?;
+            (sample.cgroup_id, sample.parent_id) = (cgroup.cgroup_id, cgroup.parent_id);
+            sample.path = path(&cgroup.names);
+            Some(Removed {
+                sample,
+                values: if is_flushed { RemovedValues::Final } else { RemovedValues::LastKnown },
+                created_at: made_at_ns.map(|at_ns| wall_clock(now, at_ns)),
+                removed_at: Some(wall_clock(now, cgroup.at_ns)),
+            })
+        });
+        removed.collect()
+    }
 }
 
 /// As if a walk had met them.

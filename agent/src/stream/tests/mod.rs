@@ -1,6 +1,8 @@
 //! A client that applies what it is told has what the snapshots have: of any host, however late or often it
 //! asks, and wherever it goes on.
 
+mod events;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -11,8 +13,9 @@ use cgfleet_model::{Metric, MetricKind, MetricSet, Workload, WorkloadFilter};
 use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
 use proptest::prelude::*;
 
-use super::{Choice, CounterForm, Followed, Follower, History, Read, Snapshot, Step};
+use super::{Choice, CounterForm, Followed, Follower, Hearing, History, Read, Snapshot, Step};
 use crate::walker::{Removed, RemovedValues};
+use events::{Event, HowRemoved, Seen, seen};
 
 /// Cases of each property; together more than 100,000.
 const CASES: u32 = 26_000;
@@ -20,68 +23,13 @@ const DEAD_BAND: f64 = 0.2;
 /// What is read; followers want the first two.
 const METRICS: [Metric; 3] = [Metric::CpuUsage, Metric::MemoryCurrent, Metric::PidsCurrent];
 
-/// What happens on a host between two ticks, or to a client.
-#[derive(Debug, Clone)]
-enum Event {
-    Make {
-        below: usize,
-    },
-    /// The cgroup at this place among those that live grows by so much.
-    Grow {
-        at: usize,
-        usec: u16,
-    },
-    /// It becomes known what runs in it.
-    Name {
-        at: usize,
-    },
-    /// Only what the follower does not want changes.
-    Fork {
-        at: usize,
-    },
-    Remove {
-        at: usize,
-        how: HowRemoved,
-    },
-    Tick {
-        is_cut: bool,
-    },
-    /// The client takes what there is.
-    Take,
-    /// The client is gone, and comes back with the token of what it took last.
-    Reconnect,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum HowRemoved {
-    Seen,
-    Unseen,
-    Lost,
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let how = prop_oneof![
-        4 => Just(HowRemoved::Seen),
-        1 => Just(HowRemoved::Unseen),
-        1 => Just(HowRemoved::Lost),
-    ];
-    prop_oneof![
-        3 => (0..4_usize).prop_map(|below| Event::Make { below }),
-        4 => (0..8_usize, 0..40_u16).prop_map(|(at, usec)| Event::Grow { at, usec }),
-        1 => (0..8_usize).prop_map(|at| Event::Fork { at }),
-        2 => (0..8_usize).prop_map(|at| Event::Name { at }),
-        2 => (0..8_usize, how).prop_map(|(at, how)| Event::Remove { at, how }),
-        5 => prop::bool::weighted(0.1).prop_map(|is_cut| Event::Tick { is_cut }),
-        4 => Just(Event::Take),
-        1 => Just(Event::Reconnect),
-    ]
-}
-
 /// A host, what its agent keeps, and a client of it.
 struct World {
     live: Vec<CgroupSample>,
     next_id: u64,
     sequence: u64,
+    /// The tick behind which each was made.
+    made_at: BTreeMap<u64, u64>,
     /// Paths of cgroups of which it is known what runs in them: it is the same everywhere.
     named: BTreeSet<String>,
     removed: Vec<Arc<Removed>>,
@@ -117,6 +65,7 @@ impl World {
             live: vec![root],
             next_id: 2,
             sequence: 0,
+            made_at: BTreeMap::from([(1, 0)]),
             named: BTreeSet::new(),
             removed: Vec::new(),
             lost: 0,
@@ -144,6 +93,7 @@ impl World {
                 let above = if above == "/" { "" } else { above };
                 let path = format!("{above}/{}", self.next_id);
                 self.live.push(CgroupSample { cgroup_id: self.next_id, path, ..CgroupSample::default() });
+                self.made_at.insert(self.next_id, self.sequence);
                 self.next_id += 1;
                 self.touch(self.live.len() - 1, 3);
             }
@@ -194,6 +144,7 @@ impl World {
             metrics: METRICS.into_iter().collect(),
             samples: self.live[..met].to_vec(),
             summary,
+            hearing: Hearing::Episode(1),
             removed: std::mem::take(&mut self.removed),
             lost: std::mem::take(&mut self.lost),
         };
@@ -238,10 +189,15 @@ impl World {
             }
             if self.wanted.counters == CounterForm::Delta {
                 let has = step.snapshot.row(cgroup_id).and_then(|row| row.sample.metric(Metric::CpuUsage));
-                let sum = self.client.sums.entry(cgroup_id).or_default();
-                match sample.metric(Metric::CpuUsage) {
-                    Some(added) => *sum += added,
-                    None => *sum = has.unwrap(),
+                let added = sample.metric(Metric::CpuUsage);
+                if is_known {
+                    *self.client.sums.get_mut(&cgroup_id).unwrap() += added.unwrap();
+                } else {
+                    // All of what it used, or none: it was made meanwhile, or not.
+                    let at = self.client.at.as_ref().map(|at| at.sequence).filter(|_| !step.is_whole);
+                    let is_new = at.is_some_and(|at| self.made_at[&cgroup_id] >= at);
+                    assert!(added.is_none() || added == has && is_new || !change.is_first, "{cgroup_id}");
+                    self.client.sums.insert(cgroup_id, has.unwrap());
                 }
             }
             self.client.rows.insert(cgroup_id, sample);
@@ -293,8 +249,10 @@ impl World {
             assert_eq!(told, None);
             return;
         };
-        let is_new = snapshot.row(cgroup_id).is_some_and(|row| row.born > at.sequence);
+        let is_new =
+            snapshot.row(cgroup_id).is_some_and(|row| row.born.is_some_and(|born| born > at.sequence));
         let is_first = self.client.first.contains(&cgroup_id);
+        assert!(!is_new || self.made_at[&cgroup_id] >= at.sequence, "{cgroup_id}");
         let before = if is_new { Some(0) } else { usage(at).filter(|_| !is_first) };
         let rate = before.zip(usage(snapshot)).map(|(before, now)| {
             let (added, seconds) = (now - before, snapshot.sequence - at.sequence);
@@ -321,7 +279,7 @@ impl World {
     fn reconnect(&mut self) {
         let kept = self.client.at.as_ref().and_then(|at| self.history.get(at.sequence)).cloned();
         self.follower = match kept {
-            Some(at) => Follower::resumed(self.wanted.clone(), at),
+            Some(at) => Follower::resumed(self.wanted.clone(), at, |path| names(&self.named, path)),
             None => Follower::new(self.wanted.clone()),
         };
     }
@@ -330,16 +288,6 @@ impl World {
 /// What runs in the cgroup of this path, once that is known.
 fn names(named: &BTreeSet<String>, path: &str) -> Option<Workload> {
     named.contains(path).then(|| Workload { pod_name: Some("web-0".into()), ..Workload::default() })
-}
-
-/// What happens, and what the follower wants.
-#[derive(Debug, Clone)]
-struct Seen {
-    events: Vec<Event>,
-    whole_host: bool,
-    max_depth: Option<u32>,
-    pods_alone: bool,
-    forgets: bool,
 }
 
 fn check(counters: CounterForm, dead_band: f64, seen: &Seen) {
@@ -356,19 +304,6 @@ fn check(counters: CounterForm, dead_band: f64, seen: &Seen) {
     }
     world.tick(false);
     world.take();
-}
-
-fn seen() -> impl Strategy<Value = Seen> {
-    let events = prop::collection::vec(event(), 0..20);
-    let max_depth = prop::option::weighted(0.3, 0..3_u32);
-    let wants = (prop::bool::weighted(0.7), max_depth, prop::bool::weighted(0.3), any::<bool>());
-    (events, wants).prop_map(|(events, (whole_host, max_depth, pods_alone, forgets))| Seen {
-        events,
-        whole_host,
-        max_depth,
-        pods_alone,
-        forgets,
-    })
 }
 
 proptest! {
