@@ -42,7 +42,10 @@ pub(crate) fn capabilities(
         limits: limits(config),
         privileges: Some(Privileges { uid, gid, capabilities, no_new_privs }),
         collectors: Vec::new(),
-        removed_values: removed_values(engine.removed_values()).into(),
+        removed_values: engine
+            .removed_values()
+            .map_or(RemovedValues::Unspecified, walker::RemovedValues::to_wire)
+            .into(),
     })
 }
 
@@ -78,14 +81,6 @@ fn engine_capability((engine, available): (WalkEngine, Result<&'static str, Stri
         Err(reason) => (false, reason),
     };
     EngineCapability { engine: engine.to_wire().into(), available, reason }
-}
-
-fn removed_values(values: Option<walker::RemovedValues>) -> RemovedValues {
-    match values {
-        Some(walker::RemovedValues::Final) => RemovedValues::Final,
-        Some(walker::RemovedValues::LastKnown) => RemovedValues::LastKnown,
-        None => RemovedValues::Unspecified,
-    }
 }
 
 fn metric(MetricSource { metric, source, hierarchy, reason }: MetricSource) -> MetricCapability {

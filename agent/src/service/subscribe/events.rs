@@ -3,14 +3,14 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use cgfleet_proto::v1::{
-    self, Bookmark, CgroupSample, Lost, RemovedBatch, RemovedCgroup, SampleBatch, Synced, change_event::Event,
+    Bookmark, CgroupSample, Lost, RemovedBatch, RemovedCgroup, SampleBatch, Synced, change_event::Event,
 };
 use uuid::Uuid;
 
 use crate::{
     service::{Agent, BATCH_ROWS},
     stream::{Change, Follower, Snapshot, Step, Token},
-    walker::{Removed, RemovedValues},
+    walker::Removed,
     workloads::Workloads,
 };
 
@@ -116,15 +116,11 @@ impl Events {
     }
 
     fn removed(&self, removed: &Removed) -> RemovedCgroup {
-        let values = match removed.values {
-            RemovedValues::Final => v1::RemovedValues::Final,
-            RemovedValues::LastKnown => v1::RemovedValues::LastKnown,
-        };
         let mut sample = self.follower.last_sample(removed);
         self.name(&mut sample);
         RemovedCgroup {
             sample: Some(sample),
-            values: values.into(),
+            values: removed.values.to_wire().into(),
             created_at: removed.created_at.map(Into::into),
             removed_at: removed.removed_at.map(Into::into),
         }

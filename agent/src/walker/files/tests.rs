@@ -5,7 +5,6 @@ use std::{path::Path, thread};
 use cgfleet_model::MetricSet;
 
 use super::*;
-use crate::walker::Naming;
 
 fn hierarchy(mount_point: &Path) -> Hierarchy {
     let root_id = fs::metadata(mount_point).unwrap().ino();
@@ -13,18 +12,7 @@ fn hierarchy(mount_point: &Path) -> Hierarchy {
 }
 
 fn spec(order: Order) -> WalkSpec {
-    WalkSpec {
-        target: Target::v2_root(),
-        order,
-        metrics: MetricSet::all(),
-        limit: 0,
-        stop_at: None,
-        max_depth: None,
-        stop_when: None,
-        engine: None,
-        joins_hierarchies: false,
-        naming: Naming::Unnamed,
-    }
+    WalkSpec { order, metrics: MetricSet::all(), ..WalkSpec::alone(Target::v2_root()) }
 }
 
 fn walk_of<'a>(hierarchy: &'a Hierarchy, spec: &'a WalkSpec) -> Walk<'a> {

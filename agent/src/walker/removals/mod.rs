@@ -11,7 +11,7 @@ use std::{
 
 use cgfleet_ebpf::abi::{cg_record, cg_walk};
 use cgfleet_model::MetricSet;
-use cgfleet_proto::v1::CgroupSample;
+use cgfleet_proto::v1::{self, CgroupSample};
 use nix::time::{ClockId, clock_gettime};
 
 use super::bpf::{Decoder, MemoryStatIndex, groups_of};
@@ -35,6 +35,16 @@ pub enum RemovedValues {
     /// that hides `__per_cpu_offset`, where all that was not flushed is missing. Of a cgroup that is only known
     /// to be missing, all values are those of the last walk that met it.
     LastKnown,
+}
+
+impl RemovedValues {
+    /// The wire's name of it.
+    pub fn to_wire(self) -> v1::RemovedValues {
+        match self {
+            Self::Final => v1::RemovedValues::Final,
+            Self::LastKnown => v1::RemovedValues::LastKnown,
+        }
+    }
 }
 
 /// A cgroup that was removed.
