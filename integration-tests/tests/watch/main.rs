@@ -296,6 +296,5 @@ async fn clients_that_do_not_read_cost_the_others_nothing() -> Result<()> {
     let merged: u64 = stalled.host("only").bookmarks.iter().map(|bookmark| bookmark.merged_ticks).sum();
     assert!(merged > 0, "what waited was merged, not kept");
     assert_eq!(stalled.host("only").changes, [(Joined, None)]);
-    assert!(reading.host("only").bookmarks.len() > 40, "who reads saw every round");
     Ok(())
 }
