@@ -3,6 +3,10 @@
 //! `form (1 byte) · crc32 of all other bytes (4 bytes, little endian) · zstd(body)`. The form's high half says what
 //! the payload is, its low half in which version. Knows nothing of what a body means.
 
+use std::{cell::RefCell, io};
+
+use zstd::bulk::{Compressor, Decompressor};
+
 use super::CodecError;
 
 /// The most bytes a body may have, compressed or not: some 100,000 cgroups with every metric there is, or
@@ -24,20 +28,23 @@ pub(super) struct Form {
     mark: u8,
     /// The lower half of what is written. Each layout of body or envelope takes the next number.
     version: u8,
-    compression_level: i32,
+}
+
+/// zstd's fastest ordinary level: bodies are dense already, and two levels on saves a hundredth of a chunk for half as
+/// much time again.
+const COMPRESSION_LEVEL: i32 = 1;
+
+thread_local! {
+    /// What zstd works with is larger than most payloads, and making it takes longer than they do.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Decompressor<'static>> = RefCell::default();
 }
 
 /// A tick of a host.
-pub(super) const HEAD: Form = Form {
-    name: "a tick",
-    mark: 0x00,
-    version: 2,
-    // zstd's fastest ordinary level: payloads are small and every tick pays.
-    compression_level: 1,
-};
+pub(super) const HEAD: Form = Form { name: "a tick", mark: 0x00, version: 2 };
 
 /// Series of cgroups. No single bit makes a tick's first byte of a chunk's, nor one version of another.
-pub(super) const CHUNK: Form = Form { name: "a chunk", mark: 0x30, version: 1, compression_level: 1 };
+pub(super) const CHUNK: Form = Form { name: "a chunk", mark: 0x30, version: 1 };
 
 impl Form {
     /// Closes a body into a payload.
@@ -45,7 +52,7 @@ impl Form {
         if body.len() > BODY_BYTES_MAX {
             return Err(CodecError::TooLarge { bytes: body.len(), limit: BODY_BYTES_MAX });
         }
-        let compressed = zstd::bulk::compress(body, self.compression_level).map_err(CodecError::Compress)?;
+        let compressed = compress(body).map_err(CodecError::Compress)?;
         Ok(self.envelop(&compressed))
     }
 
@@ -70,7 +77,7 @@ impl Form {
         if !is_of_body {
             verify(stored, checksum_of(form, compressed))?;
         }
-        let body = zstd::bulk::decompress(compressed, BODY_BYTES_MAX).map_err(CodecError::Decompress)?;
+        let body = decompress(compressed).map_err(CodecError::Decompress)?;
         if is_of_body {
             verify(stored, checksum_of(form, &body))?;
         }
@@ -89,6 +96,17 @@ impl Form {
         }
         Ok(version)
     }
+}
+
+fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|compressor| match compressor {
+        Some(compressor) => compressor.compress(body),
+        None => compressor.insert(Compressor::new(COMPRESSION_LEVEL)?).compress(body),
+    })
+}
+
+fn decompress(compressed: &[u8]) -> io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|decompressor| decompressor.decompress(compressed, BODY_BYTES_MAX))
 }
 
 fn checksum_of(form: u8, bytes: &[u8]) -> Checksum {
