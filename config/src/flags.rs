@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::error::ConfigError;
 use crate::field::Field;
-use crate::{Daemon, DaemonCommand};
+use crate::{Daemon, DaemonCommand, Invocation};
 
 const CONFIG: &str = "config";
 const PRINT_CONFIG: &str = "print_config";
@@ -32,8 +32,8 @@ pub(crate) struct Flags<'a> {
     pub given: Vec<(&'a Field, String)>,
     pub config: Option<PathBuf>,
     pub action: Action,
-    /// What to do instead of serving, and with which file.
-    pub command: Option<(&'static str, PathBuf)>,
+    /// What to do instead of serving.
+    pub invocation: Option<Invocation>,
 }
 
 /// What the command line was.
@@ -64,14 +64,14 @@ pub(crate) fn parse<'a>(
         _ => Action::Run,
     };
     let config = matches.remove_one(CONFIG);
-    let command = if daemon.commands.is_empty() { None } else { chosen_command(daemon, &mut matches) };
-    Ok(Parsed::Flags(Flags { given, config, action, command }))
+    let invocation = if daemon.commands.is_empty() { None } else { chosen_command(daemon, &mut matches) };
+    Ok(Parsed::Flags(Flags { given, config, action, invocation }))
 }
 
-fn chosen_command(daemon: &Daemon, matches: &mut ArgMatches) -> Option<(&'static str, PathBuf)> {
+fn chosen_command(daemon: &Daemon, matches: &mut ArgMatches) -> Option<Invocation> {
     let name: String = matches.remove_one(COMMAND)?;
     let command = daemon.commands.iter().find(|command| command.name == name)?;
-    Some((command.name, matches.remove_one(COMMAND_FILE)?))
+    Some(Invocation { command: command.name, file: matches.remove_one(COMMAND_FILE)? })
 }
 
 /// Both words of a daemon's command: which, and its file.

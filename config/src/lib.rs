@@ -97,6 +97,15 @@ pub struct DaemonCommand {
     pub about: &'static str,
 }
 
+/// A [`DaemonCommand`] as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// Which one.
+    pub command: &'static str,
+    /// Its file.
+    pub file: PathBuf,
+}
+
 impl Daemon {
     /// The environment variable that names the configuration file.
     pub(crate) fn config_env(&self) -> String {
@@ -117,8 +126,8 @@ pub trait Checked {
 pub enum Outcome<C> {
     /// Run with this configuration.
     Run(C),
-    /// Do this command with this configuration and this file.
-    Command(C, &'static str, PathBuf),
+    /// Do a command with this configuration.
+    Command(C, Invocation),
     /// Print this text to standard output and exit with 0: help, version, `--print-config` or `--check-config`.
     Print(String),
 }
@@ -166,8 +175,8 @@ pub fn load<C: Config + Checked>(
     let (config, chosen) = settings.finish()?;
     config.check().map_err(|invalid| chosen.refuse(&invalid))?;
     Ok(match flags.action {
-        Action::Run => match flags.command {
-            Some((command, file)) => Outcome::Command(config, command, file),
+        Action::Run => match flags.invocation {
+            Some(invocation) => Outcome::Command(config, invocation),
             None => Outcome::Run(config),
         },
         Action::PrintConfig => Outcome::Print(render::effective(daemon, &chosen, file.as_ref())),
@@ -179,13 +188,11 @@ pub fn load<C: Config + Checked>(
 ///
 /// An error is the code to exit with: 0 after text that was asked for, 1 when that text could not be written, 2 after
 /// a configuration error. What went wrong is printed to standard error in one line. With the configuration comes the
-/// command that was asked for, and its file, if the daemon has any.
-pub fn load_process<C: Config + Checked>(
-    daemon: &Daemon,
-) -> Result<(C, Option<(&'static str, PathBuf)>), ExitCode> {
+/// command that was asked for, if the daemon has any.
+pub fn load_process<C: Config + Checked>(daemon: &Daemon) -> Result<(C, Option<Invocation>), ExitCode> {
     let (problem, code) = match load(daemon, std::env::args_os(), |name| std::env::var_os(name)) {
         Ok(Outcome::Run(config)) => return Ok((config, None)),
-        Ok(Outcome::Command(config, command, file)) => return Ok((config, Some((command, file)))),
+        Ok(Outcome::Command(config, invocation)) => return Ok((config, Some(invocation))),
         Ok(Outcome::Print(text)) => match print(&text) {
             Ok(()) => return Err(ExitCode::SUCCESS),
             Err(error) => (format!("write to standard output: {error}"), ExitCode::FAILURE),

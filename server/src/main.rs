@@ -3,6 +3,7 @@
 use std::{fs::File, io, os::unix::fs::OpenOptionsExt as _, path::Path, process::ExitCode};
 
 use anyhow::{anyhow, bail};
+use cgfleet_config::Invocation;
 use cgfleet_privileges::RunAs;
 use cgfleet_rpc::{
     listen::{self, Exposure},
@@ -16,12 +17,12 @@ use cgfleet_server::{
 use tokio::runtime::Runtime;
 
 fn main() -> ExitCode {
-    let (config, command) = match cgfleet_config::load_process::<ServerConfig>(&DAEMON) {
+    let (config, invocation) = match cgfleet_config::load_process::<ServerConfig>(&DAEMON) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let done = match command {
-        Some((command, file)) => run_command(&config, command, &file),
+    let done = match invocation {
+        Some(Invocation { command, file }) => run_command(&config, command, &file),
         None => start(config),
     };
     match done {

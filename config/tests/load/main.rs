@@ -87,8 +87,8 @@ fn the_file_is_the_one_the_flag_names_else_the_environment_else_the_default() {
 #[test]
 fn a_command_comes_with_the_configuration_and_its_file() {
     let outcome = Case::new(&["--hosts-max", "5", "pack", "/tmp/state"]).outcome();
-    let Ok(Outcome::Command(config, command, file)) = outcome else { panic!("{outcome:?}") };
-    assert_eq!((config.hosts_max, command, file), (5, "pack", "/tmp/state".into()));
+    let Ok(Outcome::Command(config, asked)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((config.hosts_max, asked.command, asked.file), (5, "pack", "/tmp/state".into()));
     let check = |args: &[&str], expect: &str| {
         let error = Case::new(args).outcome().unwrap_err();
         assert!(error.contains(expect) && !error.contains('\n'), "{args:?}: {error}");
