@@ -27,6 +27,61 @@ fn sealed(body: &[u8]) -> Vec<u8> {
     frame::seal(body).unwrap().0
 }
 
+/// What servers store, for people.
+pub(super) const STORAGE_PAGE: &str = include_str!("../../../../docs/storage.md");
+
+/// The bytes of an example there: the block behind the line that begins so. Two spaces end a line's bytes.
+pub(super) fn shown(opening: &str) -> Vec<u8> {
+    let (_, behind) = STORAGE_PAGE.split_once(opening).expect("the page has the example");
+    let lines = behind.lines().skip(2).take_while(|line| !line.is_empty());
+    lines.flat_map(|line| bytes(line.trim_start().split("  ").next().unwrap_or_default())).collect()
+}
+
+pub(super) fn bytes(hex: &str) -> Vec<u8> {
+    let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+/// The ticks that docs/storage.md shows.
+fn example() -> [CgroupSample; 2] {
+    [1_000, 1_250].map(|usage| {
+        let mut sample = sample(4242, Some(usage));
+        sample.set_metric(Metric::MemoryCurrent, Some(8_192));
+        sample
+    })
+}
+
+#[test]
+fn the_page_shows_ticks_as_they_are_written() {
+    let written = encode(&example().map(|sample| (Frame::Delta, vec![sample])));
+    for ((stored, written), opening) in
+        STORED.iter().zip(written).zip(["A keyframe of a cgroup", "The delta behind it"])
+    {
+        let [stored, mut written] = [bytes(stored), written].map(|payload| frame::open(&payload).unwrap().0);
+        assert_eq!(format!("{stored:02x?}"), format!("{:02x?}", shown(opening)), "{opening}");
+        if written[0] == KIND_DELTA {
+            // Another zstd may compress the keyframe to other bytes.
+            written[1..5].copy_from_slice(&stored[1..5]);
+        }
+        assert_eq!(written, stored);
+    }
+}
+
+#[test]
+fn what_servers_have_stored_is_read_as_it_was() {
+    let mut decoder = HeadDecoder::default();
+    for (payload, sample) in STORED.iter().zip(example()) {
+        assert_eq!(decoder.apply(&bytes(payload)).unwrap(), &TickValues::of(&[sample]));
+    }
+}
+
+/// A keyframe and a delta as version 2 was first written; those of version 1 are in metrics.rs.
+const STORED: [&str; 2] = [
+    "020fd0025228b52ffd20108100000001009221070101060101d00f808001",
+    "023879576928b52ffd200e710000010fd0025200010092210201f403",
+];
+
 #[test]
 fn a_delta_holds_what_changed_and_nothing_else() {
     let tick =
@@ -106,10 +161,12 @@ fn each_kind_of_damage_has_its_error() {
     };
     check(&[&[]], "ends in the middle");
     check(&[&payloads[0][..3]], "ends in the middle");
-    check(&[&with(0, 9)], "format version 9, this server reads 1");
+    check(&[&with(0, 9)], "format version 9, this server reads up to 2");
     check(&[&with(1, payloads[0][1] ^ 1)], "is damaged: checksum");
-    check(&[&payloads[0][..payloads[0].len() - 1]], "decompress");
-    check(&[&[&payloads[0][..], b"tail"].concat()], "decompress");
+    check(&[&with(0, 0x31)], "payload is a chunk, not a tick");
+    check(&[&with(0, 0x70)], "payload is of unknown form, not a tick");
+    check(&[&payloads[0][..payloads[0].len() - 1]], "is damaged: checksum");
+    check(&[&[&payloads[0][..], b"tail"].concat()], "is damaged: checksum");
     check(&[&payloads[1]], "which is not the one read before it");
     check(&[&payloads[0], &payloads[2]], "which is not the one read before it");
     check(&[&sealed(&[])], "ends in the middle");
@@ -131,10 +188,33 @@ fn each_kind_of_damage_has_its_error() {
 fn a_body_above_the_bound_is_refused_both_ways() {
     let body = vec![0; frame::BODY_BYTES_MAX + 1];
     assert!(matches!(frame::seal(&body), Err(CodecError::TooLarge { .. })));
-    let mut bomb = sealed(&[]);
-    bomb.truncate(5);
-    bomb.extend(zstd::bulk::compress(&body, 1).unwrap());
+    let (bomb, _) = frame::HEAD.envelop(&zstd::bulk::compress(&body, 1).unwrap());
     assert!(matches!(frame::open(&bomb), Err(CodecError::Decompress(_))));
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_is_an_error() {
+    let tick =
+        |first: u64| (Frame::Delta, (1..=60).map(|id| sample(id, Some(first * id))).collect::<Vec<_>>());
+    for ticks in [vec![(Frame::Keyframe, vec![])], vec![tick(1_000)], vec![tick(7), tick(u64::MAX / 90)]] {
+        let payloads = encode(&ticks);
+        let (last, before) = payloads.split_last().unwrap();
+        let check = |damaged: &[u8], what: &str, at: usize| {
+            let mut decoder = HeadDecoder::default();
+            for payload in before {
+                decoder.apply(payload).unwrap();
+            }
+            assert!(decoder.apply(damaged).is_err(), "{what} {at} of {last:x?}");
+        };
+        for bit in 0..last.len() * 8 {
+            let mut damaged = last.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            check(&damaged, "bit", bit);
+        }
+        for len in 0..last.len() {
+            check(&last[..len], "cut at byte", len);
+        }
+    }
 }
 
 prop_compose! {
@@ -167,16 +247,21 @@ proptest! {
     }
 
     #[test]
-    fn damage_is_an_error_or_changes_nothing(
+    fn damage_is_an_error_until_the_next_keyframe(
         ticks in any_ticks(), which: Index, at: Index, flip in 1_u8.., cut: bool,
     ) {
         let mut payloads = encode(&ticks);
-        let damaged = which.get_mut(&mut payloads);
+        let which = which.index(payloads.len());
+        let damaged = &mut payloads[which];
         let at = at.index(damaged.len());
         if cut { damaged.truncate(at) } else { damaged[at] ^= flip }
         let mut decoder = HeadDecoder::default();
-        for (payload, (_, samples)) in payloads.iter().zip(&ticks) {
-            if let Ok(values) = decoder.apply(payload) {
+        let mut is_readable = true;
+        for (nth, (payload, (frame, samples))) in payloads.iter().zip(&ticks).enumerate() {
+            is_readable = nth != which && (is_readable || *frame == Frame::Keyframe);
+            let decoded = decoder.apply(payload);
+            prop_assert_eq!(decoded.is_ok(), is_readable, "payload {} of {}, {} damaged", nth, ticks.len(), which);
+            if let Ok(values) = decoded {
                 prop_assert_eq!(values, &TickValues::of(samples));
             }
         }
