@@ -3,7 +3,9 @@
 
 mod backup;
 mod external;
+mod compaction;
 mod fixture;
+mod heads;
 mod ingest;
 mod interrupting_proxy;
 mod private_postgres;
