@@ -3,6 +3,7 @@
 //! Owns the connection pool, the schema's migrations and every statement. Must not know: gRPC,
 //! agents, what a stream is doing, or what time it is.
 
+mod cgroups;
 pub mod codec;
 mod cursor;
 mod database;
@@ -26,7 +27,7 @@ pub use self::{
     error::StoreError,
     history::{CgroupSelector, HistoryEvent, HistoryReader},
     hosts::{HostRecord, StoredHost},
-    ticks::{CgroupIdentity, Gap, TickBatch, TickRow, WriteOutcome},
+    ticks::{CgroupIdentity, Gap, GoneCgroup, TickBatch, TickRow, WriteOutcome},
     timestamp::{same_utc_day, truncate_to_usec},
 };
 
