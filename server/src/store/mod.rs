@@ -3,6 +3,7 @@
 //! Owns the connection pool, the schema's migrations and every statement. Must not know: gRPC,
 //! agents, what a stream is doing, or what time it is.
 
+mod cgroups;
 pub mod codec;
 mod compaction;
 mod copy;
@@ -32,7 +33,7 @@ pub use self::{
     hosts::{HostRecord, StoredHost},
     partitions::{Partition, Tier},
     rollups::{COUNTERS, GAUGES, GaugeRollup, HourRow, Minute, MinuteRow},
-    ticks::{CgroupIdentity, Gap, TickBatch, TickRow, WriteOutcome},
+    ticks::{CgroupIdentity, Gap, GoneCgroup, TickBatch, TickRow, WriteOutcome},
     timestamp::{from_unix_usec, same_utc_hour, start_of_utc_hour, truncate_to_usec, unix_usec},
 };
 

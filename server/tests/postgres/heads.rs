@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use cgfleet_model::MetricSet;
 use cgfleet_proto::v1::CgroupSample;
 use cgfleet_server::store::{
-    CgroupIdentity, Cursor, OpenedStream, Store, TickBatch, TickRow, WriteOutcome,
+    CgroupIdentity, Cursor, GoneCgroup, OpenedStream, Store, TickBatch, TickRow, WriteOutcome,
     codec::{CgroupKey, Frame, HeadDecoder, HeadEncoder, decode_chunk},
     from_unix_usec, same_utc_hour, unix_usec,
 };
@@ -40,22 +40,16 @@ impl HeadWriter {
     }
 
     pub(crate) async fn write(&mut self, at_usec: i64, source: Source, samples: &[CgroupSample]) {
-        let (row, next) = self.row(at_usec, source, samples);
+        let row = self.row(at_usec, source, samples);
         let cursor = Cursor { epoch: row.agent_epoch, next_seq: row.sequence + 1, last_tick_at: row.tick_at };
         let mut batch = TickBatch::default();
         assert!(batch.try_push(row).is_none());
         assert_eq!(self.store.write_batch(&batch).await.unwrap(), [WriteOutcome::Stored]);
-        self.encoder.commit(next);
         self.opened.cursor = Some(cursor);
         self.last = Some(source);
     }
 
-    fn row(
-        &mut self,
-        at_usec: i64,
-        source: Source,
-        samples: &[CgroupSample],
-    ) -> (TickRow, cgfleet_server::store::codec::HeadState) {
+    fn row(&mut self, at_usec: i64, source: Source, samples: &[CgroupSample]) -> TickRow {
         let tick_at = from_unix_usec(at_usec);
         let follows =
             self.last.is_some_and(|last| (last.epoch, last.sequence + 1) == (source.epoch, source.sequence));
@@ -65,7 +59,9 @@ impl HeadWriter {
         let same_hour = self.opened.cursor.is_some_and(|last| same_utc_hour(last.last_tick_at, tick_at));
         let frame = if follows && same_hour && self.deltas < 59 { Frame::Delta } else { Frame::Keyframe };
         self.deltas = if frame == Frame::Delta { self.deltas + 1 } else { 0 };
-        let is_new = |sample: &&CgroupSample| !self.encoder.contains(CgroupKey::of(sample));
+        let is_fresh = !self.encoder.has_base();
+        let encoded = self.encoder.encode(samples, frame).unwrap();
+        let is_new = |sample: &&CgroupSample| encoded.new.contains(&CgroupKey::of(sample));
         let identity = |sample: &CgroupSample| CgroupIdentity {
             boot_id: id(source.boot),
             key: CgroupKey::of(sample),
@@ -74,8 +70,10 @@ impl HeadWriter {
             path: sample.path.clone(),
         };
         let new_cgroups = samples.iter().filter(is_new).map(identity).collect();
-        let encoded = self.encoder.encode(samples, frame).unwrap();
-        let row = TickRow {
+        let last_tick_at = self.opened.cursor.map_or(tick_at, |last| last.last_tick_at);
+        let gone = |key: &CgroupKey| GoneCgroup { key: *key, created_at: None, last_tick_at };
+        let gone = encoded.gone.iter().map(gone).collect();
+        TickRow {
             host_id: self.host_id,
             fence: self.opened.fence,
             follows: self.opened.cursor,
@@ -87,10 +85,12 @@ impl HeadWriter {
             frame: encoded.frame,
             cgroup_count: encoded.cgroup_count,
             payload: encoded.payload,
+            is_fresh,
             new_cgroups,
+            names: Vec::new(),
+            gone,
             gap: None,
-        };
-        (row, encoded.next)
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 //! binary, a fresh database for each.
 
 mod backup;
-mod external;
 mod compaction;
+mod external;
 mod fixture;
 mod heads;
 mod ingest;
