@@ -36,6 +36,7 @@ pub(crate) async fn run(args: HistoryArgs, server: &Server) -> Result<Exit, Erro
         read_mask: args.fields.read_mask(format),
         since: args.since.map(to_proto),
         until: args.until.map(to_proto),
+        ..QueryHistoryRequest::default()
     };
     match report.take(server, request).await {
         Ok(()) => {
@@ -81,7 +82,7 @@ impl<W: Write> Report<W> {
                     self.add(points.points.into_iter().map(|point| Part::Point(Box::new(point))))?;
                 }
                 Some(Event::Gap(gap)) => self.add([Part::Gap(gap)])?,
-                None => {}
+                Some(Event::Series(_) | Event::Values(_) | Event::Summary(_)) | None => {}
             }
         }
         Ok(())

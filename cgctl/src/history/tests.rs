@@ -21,6 +21,7 @@ fn gap(after: i64, before: i64) -> Part {
         after: Some(at(after)),
         before: Some(at(before)),
         reason: GapReason::AgentRestarted.into(),
+        ..HistoryGap::default()
     })
 }
 

@@ -63,6 +63,7 @@ fn responses(page: Vec<HistoryEvent>, metrics: MetricSet) -> Vec<QueryHistoryRes
                 after: Some(gap.after_at.into()),
                 before: Some(gap.before_at.into()),
                 reason: gap.reason.into(),
+                ..HistoryGap::default()
             })),
             HistoryEvent::Point { tick_at, mut sample } => {
                 sample.keep_only(metrics);
@@ -71,7 +72,10 @@ fn responses(page: Vec<HistoryEvent>, metrics: MetricSet) -> Vec<QueryHistoryRes
                     Some(Event::Points(points)) if points.points.len() < POINTS_MAX => {
                         points.points.push(point);
                     }
-                    _ => events.push(Event::Points(HistoryPoints { points: vec![point] })),
+                    _ => events.push(Event::Points(HistoryPoints {
+                        points: vec![point],
+                        ..HistoryPoints::default()
+                    })),
                 }
             }
         }
