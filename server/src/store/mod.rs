@@ -24,7 +24,10 @@ pub use self::{
     cursor::{Cursor, Fence, OpenedStream},
     database::Database,
     error::StoreError,
-    history::{CgroupSelector, HistoryEvent, HistoryReader},
+    history::{
+        CgroupFilter, CgroupSelector, HistoryEvent, HistoryReader, ReadError, SeriesPage, StoredCgroup,
+        StoredTier, TierRead, WorkloadNames,
+    },
     hosts::{HostRecord, StoredHost},
     ticks::{CgroupIdentity, Gap, TickBatch, TickRow, WriteOutcome},
     timestamp::{same_utc_day, truncate_to_usec},

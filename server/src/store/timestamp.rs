@@ -30,6 +30,11 @@ pub(super) fn from_timestamptz(at: OffsetDateTime) -> SystemTime {
     SystemTime::from(at)
 }
 
+/// The time that Postgres gave, in microseconds since the Unix epoch.
+pub(super) fn micros_from_timestamptz(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
+}
+
 /// The UTC day of a time.
 pub(super) fn utc_day(at: SystemTime) -> Date {
     to_timestamptz(at).date()

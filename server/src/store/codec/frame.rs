@@ -3,6 +3,10 @@
 //! `version (1 byte) · crc32 of version and body (4 bytes, little endian) · zstd(body)`.
 //! Knows nothing of what a body means.
 
+use std::{cell::RefCell, io};
+
+use zstd::bulk::Decompressor;
+
 use super::CodecError;
 
 /// The only version so far. Another layout of body or envelope takes the next number.
@@ -37,6 +41,20 @@ pub(super) fn seal(body: &[u8]) -> Result<(Vec<u8>, Checksum), CodecError> {
     Ok((payload, checksum))
 }
 
+/// A context for each thread: making one takes longer than to decompress an ordinary delta.
+fn decompress(compressed: &[u8]) -> io::Result<Vec<u8>> {
+    thread_local! {
+        static CONTEXT: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    CONTEXT.with_borrow_mut(|context| {
+        let context = match context {
+            Some(context) => context,
+            None => context.insert(Decompressor::new()?),
+        };
+        context.decompress(compressed, BODY_BYTES_MAX)
+    })
+}
+
 /// Opens a payload and checks that its body is what was sealed.
 pub(super) fn open(payload: &[u8]) -> Result<(Vec<u8>, Checksum), CodecError> {
     let (&version, rest) = payload.split_first().ok_or(CodecError::Truncated)?;
@@ -45,7 +63,7 @@ pub(super) fn open(payload: &[u8]) -> Result<(Vec<u8>, Checksum), CodecError> {
     }
     let (stored, compressed) = rest.split_first_chunk().ok_or(CodecError::Truncated)?;
     let stored = Checksum::from_le_bytes(*stored);
-    let body = zstd::bulk::decompress(compressed, BODY_BYTES_MAX).map_err(CodecError::Decompress)?;
+    let body = decompress(compressed).map_err(CodecError::Decompress)?;
     let computed = checksum_of(version, &body);
     if stored != computed {
         return Err(CodecError::Checksum { stored, computed });

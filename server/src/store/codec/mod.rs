@@ -9,6 +9,7 @@
 
 mod frame;
 mod metrics;
+mod scan;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -19,11 +20,14 @@ use std::io;
 use cgfleet_model::MetricSet;
 use cgfleet_proto::v1::CgroupSample;
 
-pub use self::values::{CgroupKey, MetricValues, TickValues};
 use self::{
     frame::Checksum,
     metrics::{put_metrics, read_metrics},
     varint::{Reader, put_difference, put_varint},
+};
+pub use self::{
+    scan::{HeadScanner, ScannedCgroup, ScannedTick, UNTAGGED},
+    values::{CgroupKey, MetricValues, TickValues},
 };
 
 const KIND_KEYFRAME: u8 = 0;

@@ -77,6 +77,11 @@ impl TickValues {
         Some(&self.entries[at].1)
     }
 
+    /// Every cgroup, ascending by key.
+    pub fn iter(&self) -> impl Iterator<Item = (CgroupKey, &MetricValues)> {
+        self.entries.iter().map(|(key, values)| (*key, values))
+    }
+
     /// How many cgroups the tick contains.
     pub fn len(&self) -> usize {
         self.entries.len()
