@@ -7,6 +7,8 @@
 //!
 //! Must not know: hosts, time, Postgres.
 
+mod chunk;
+mod error;
 mod frame;
 mod metrics;
 mod scan;
@@ -15,19 +17,19 @@ mod tests;
 mod values;
 mod varint;
 
-use std::io;
-
 use cgfleet_model::MetricSet;
 use cgfleet_proto::v1::CgroupSample;
 
+pub use self::{
+    chunk::{ChunkBuilder, ChunkColumn, ChunkSeries, decode_chunk, encode_chunk},
+    error::CodecError,
+    scan::{HeadScanner, ScannedCgroup, ScannedTick, UNTAGGED},
+    values::{CgroupKey, MetricValues, TickValues},
+};
 use self::{
     frame::Checksum,
     metrics::{put_metrics, read_metrics},
     varint::{Reader, put_difference, put_varint},
-};
-pub use self::{
-    scan::{HeadScanner, ScannedCgroup, ScannedTick, UNTAGGED},
-    values::{CgroupKey, MetricValues, TickValues},
 };
 
 const KIND_KEYFRAME: u8 = 0;
@@ -124,9 +126,7 @@ impl HeadDecoder {
             [kind] => return Err(CodecError::UnknownKind { kind }),
         };
         read_changed(&mut reader, &mut values)?;
-        if reader.remaining() > 0 {
-            return Err(CodecError::Trailing { bytes: reader.remaining() });
-        }
+        reader.expect_end()?;
         Ok(&self.base.insert(HeadState { values, checksum }).values)
     }
 }
@@ -258,80 +258,4 @@ fn read_key(reader: &mut Reader<'_>, previous: Option<CgroupKey>) -> Result<Cgro
     let cgroup_id = base.checked_add(reader.varint()?).ok_or(DISORDER)?;
     let key = CgroupKey { hierarchy_id, cgroup_id };
     if previous.is_some_and(|previous| previous >= key) { Err(DISORDER) } else { Ok(key) }
-}
-
-/// Why a tick cannot be encoded or a payload cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum CodecError {
-    /// The tick's body is larger than the bound.
-    #[error("tick takes {bytes} bytes, more than the {limit} that a payload may hold")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The bound.
-        limit: usize,
-    },
-    /// zstd could not compress.
-    #[error("compress payload: {0}")]
-    Compress(#[source] io::Error),
-    /// The payload ends too early.
-    #[error("payload ends in the middle of a value")]
-    Truncated,
-    /// Written by another version.
-    #[error("payload has format version {found}, this server reads {known}")]
-    UnknownVersion {
-        /// The version it has.
-        found: u8,
-        /// The version that is known.
-        known: u8,
-    },
-    /// zstd could not decompress: the payload is damaged or too large.
-    #[error("decompress payload: {0}")]
-    Decompress(#[source] io::Error),
-    /// The payload was changed after it was written.
-    #[error("payload is damaged: checksum {stored:08x} stored, {computed:08x} computed")]
-    Checksum {
-        /// The checksum it carries.
-        stored: u32,
-        /// The checksum of its contents.
-        computed: u32,
-    },
-    /// Neither keyframe nor delta.
-    #[error("payload is of unknown kind {kind}")]
-    UnknownKind {
-        /// The kind it says.
-        kind: u8,
-    },
-    /// A delta that does not follow the payload read before it.
-    #[error("delta follows a payload with checksum {follows:08x}, which is not the one read before it")]
-    WrongBase {
-        /// The checksum of the payload it follows.
-        follows: u32,
-    },
-    /// A group of metrics of a newer version.
-    #[error("payload holds group {group} of metrics, which this server does not know")]
-    UnknownGroup {
-        /// Its number.
-        group: u32,
-    },
-    /// A metric of a newer version.
-    #[error("payload holds metric {metric} of group {group}, which this server does not know")]
-    UnknownMetric {
-        /// Its group's number.
-        group: u32,
-        /// Its place in the group.
-        metric: u32,
-    },
-    /// Something that no encoder writes.
-    #[error("payload holds {what}")]
-    Malformed {
-        /// What it is.
-        what: &'static str,
-    },
-    /// Bytes after the end.
-    #[error("payload has {bytes} bytes after its end")]
-    Trailing {
-        /// How many.
-        bytes: usize,
-    },
 }

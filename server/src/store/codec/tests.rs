@@ -106,10 +106,12 @@ fn each_kind_of_damage_has_its_error() {
     };
     check(&[&[]], "ends in the middle");
     check(&[&payloads[0][..3]], "ends in the middle");
-    check(&[&with(0, 9)], "format version 9, this server reads 1");
+    check(&[&with(0, 9)], "format version 9, this server reads up to 2");
     check(&[&with(1, payloads[0][1] ^ 1)], "is damaged: checksum");
-    check(&[&payloads[0][..payloads[0].len() - 1]], "decompress");
-    check(&[&[&payloads[0][..], b"tail"].concat()], "decompress");
+    check(&[&with(0, 0x31)], "payload is a chunk, not a tick");
+    check(&[&with(0, 0x70)], "payload is of unknown form, not a tick");
+    check(&[&payloads[0][..payloads[0].len() - 1]], "is damaged: checksum");
+    check(&[&[&payloads[0][..], b"tail"].concat()], "is damaged: checksum");
     check(&[&payloads[1]], "which is not the one read before it");
     check(&[&payloads[0], &payloads[2]], "which is not the one read before it");
     check(&[&sealed(&[])], "ends in the middle");
@@ -131,10 +133,33 @@ fn each_kind_of_damage_has_its_error() {
 fn a_body_above_the_bound_is_refused_both_ways() {
     let body = vec![0; frame::BODY_BYTES_MAX + 1];
     assert!(matches!(frame::seal(&body), Err(CodecError::TooLarge { .. })));
-    let mut bomb = sealed(&[]);
-    bomb.truncate(5);
-    bomb.extend(zstd::bulk::compress(&body, 1).unwrap());
+    let (bomb, _) = frame::HEAD.envelop(&zstd::bulk::compress(&body, 1).unwrap());
     assert!(matches!(frame::open(&bomb), Err(CodecError::Decompress(_))));
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_is_an_error() {
+    let tick =
+        |first: u64| (Frame::Delta, (1..=60).map(|id| sample(id, Some(first * id))).collect::<Vec<_>>());
+    for ticks in [vec![(Frame::Keyframe, vec![])], vec![tick(1_000)], vec![tick(7), tick(u64::MAX / 90)]] {
+        let payloads = encode(&ticks);
+        let (last, before) = payloads.split_last().unwrap();
+        let check = |damaged: &[u8], what: &str, at: usize| {
+            let mut decoder = HeadDecoder::default();
+            for payload in before {
+                decoder.apply(payload).unwrap();
+            }
+            assert!(decoder.apply(damaged).is_err(), "{what} {at} of {last:x?}");
+        };
+        for bit in 0..last.len() * 8 {
+            let mut damaged = last.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            check(&damaged, "bit", bit);
+        }
+        for len in 0..last.len() {
+            check(&last[..len], "cut at byte", len);
+        }
+    }
 }
 
 prop_compose! {
@@ -167,16 +192,21 @@ proptest! {
     }
 
     #[test]
-    fn damage_is_an_error_or_changes_nothing(
+    fn damage_is_an_error_until_the_next_keyframe(
         ticks in any_ticks(), which: Index, at: Index, flip in 1_u8.., cut: bool,
     ) {
         let mut payloads = encode(&ticks);
-        let damaged = which.get_mut(&mut payloads);
+        let which = which.index(payloads.len());
+        let damaged = &mut payloads[which];
         let at = at.index(damaged.len());
         if cut { damaged.truncate(at) } else { damaged[at] ^= flip }
         let mut decoder = HeadDecoder::default();
-        for (payload, (_, samples)) in payloads.iter().zip(&ticks) {
-            if let Ok(values) = decoder.apply(payload) {
+        let mut is_readable = true;
+        for (nth, (payload, (frame, samples))) in payloads.iter().zip(&ticks).enumerate() {
+            is_readable = nth != which && (is_readable || *frame == Frame::Keyframe);
+            let decoded = decoder.apply(payload);
+            prop_assert_eq!(decoded.is_ok(), is_readable, "payload {} of {}, {} damaged", nth, ticks.len(), which);
+            if let Ok(values) = decoded {
                 prop_assert_eq!(values, &TickValues::of(samples));
             }
         }
