@@ -2,6 +2,7 @@
 //!
 //! main → [`run`] → service → hosts, fanout, watch, ingest → store, never back.
 
+pub mod compaction;
 pub mod config;
 mod error;
 mod fanout;

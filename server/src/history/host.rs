@@ -38,21 +38,17 @@ pub struct HostSeries {
     series_max: usize,
     /// Values before this moment are only what counters grow from.
     counts_from: i64,
+    /// Where ticks are missing: the last before, and the first behind. Ascending.
+    gaps: Vec<(i64, i64)>,
 }
 
-/// A minute or an hour of a cgroup's metric, as rollups have it; what they do not have is absent.
-#[derive(Debug, Clone, Copy, Default)]
+/// The aggregate of a minute or an hour of a cgroup's metric, as rollups have it.
+#[derive(Debug, Clone, Copy)]
 pub struct Minute {
     /// When it begins, in microseconds since the Unix epoch.
     pub from: i64,
-    /// The last value.
-    pub last: Option<f64>,
-    /// The mean.
-    pub mean: Option<f64>,
-    /// The largest.
-    pub max: Option<f64>,
-    /// A counter's growth per second.
-    pub rate: Option<f64>,
+    /// The aggregate; growth as a rate. Absent where there is none.
+    pub value: Option<f64>,
     /// How much it counts beside others: the ticks of a gauge, the seconds of a counter.
     pub weight: f64,
 }
@@ -146,6 +142,7 @@ impl HostSeries {
             slots: Vec::new(),
             series_max,
             counts_from: steps.since(),
+            gaps: Vec::new(),
         }
     }
 
@@ -203,12 +200,18 @@ impl HostSeries {
                 continue;
             }
             for measure in 0..self.measures.len() {
-                if let Some(value) = tick.value(cgroup, measure) {
-                    self.value(tag, measure, at, value);
+                match tick.value(cgroup, measure) {
+                    Some(value) => self.value(tag, measure, at, value),
+                    None => self.absent(tag, measure),
                 }
             }
         }
         Ok(())
+    }
+
+    /// Says that a member is there, and has no value: nothing grows from before it to behind it.
+    pub fn absent(&mut self, member: u32, measure: usize) {
+        self.states[member as usize * self.measures.len() + measure].before = None;
     }
 
     /// Takes in one value of a member.
@@ -255,19 +258,13 @@ impl HostSeries {
         }
     }
 
-    /// Takes in what rollups have of a minute or an hour of a member.
+    /// Takes in what rollups have of a minute or an hour of a member, of those before the moment from which values
+    /// count.
     pub fn minute(&mut self, member: u32, measure: usize, minute: &Minute) {
         let Member { series, counts } = self.members[member as usize];
         let what = self.measures[measure];
-        let value = match what.aggregation {
-            Aggregation::Last => minute.last,
-            Aggregation::Max => minute.max,
-            Aggregation::Mean => minute.mean,
-            Aggregation::Rate | Aggregation::Sum => minute.rate,
-            Aggregation::Min | Aggregation::Percentile(_) => None,
-        };
-        let (Some(value), Some(step)) = (value, self.steps.of(minute.from)) else { return };
-        if !counts.of(what.metric) || minute.weight <= 0.0 {
+        let (Some(value), Some(step)) = (minute.value, self.steps.of(minute.from)) else { return };
+        if !counts.of(what.metric) || minute.weight <= 0.0 || minute.from >= self.counts_from {
             return;
         }
         let state = &mut self.states[member as usize * self.measures.len() + measure];
@@ -282,11 +279,19 @@ impl HostSeries {
             .get_or_insert_with(|| Slots::new(what, self.steps.count()));
     }
 
-    /// Says that ticks are missing between two moments.
+    /// Says where ticks are missing, before the values behind are taken: nothing grows from one side to the other.
     pub fn gap(&mut self, after: i64, before: i64) {
-        let touched = self.steps.touched(after, before);
-        for slots in self.slots.iter_mut().flatten() {
-            slots.steps[touched.clone()].iter_mut().for_each(|slot| slot.gap = true);
+        if self.gaps.last().is_none_or(|known| known.1 < before) {
+            self.gaps.push((after, before));
+        }
+    }
+
+    fn mark_gaps(&mut self) {
+        for (after, before) in &self.gaps {
+            let touched = self.steps.touched(*after, *before);
+            for slots in self.slots.iter_mut().flatten() {
+                slots.steps[touched.clone()].iter_mut().for_each(|slot| slot.gap = true);
+            }
         }
     }
 
@@ -318,6 +323,7 @@ impl HostSeries {
                 }
             }
         }
+        self.mark_gaps();
         for (place, slots) in self.slots.into_iter().enumerate() {
             let Some(slots) = slots else { continue };
             // Nothing but the first value of a counter came.
@@ -342,6 +348,12 @@ fn flush(
     let slots = slots[series * measures.len() + measure]
         .get_or_insert_with(|| Slots::new(measures[measure], steps.count()));
     slots.steps[state.step].add(value, measures[measure].aggregation);
+}
+
+/// Whether ticks are missing between two.
+fn is_torn(gaps: &[(i64, i64)], earlier: i64, later: i64) -> bool {
+    let next = gaps.partition_point(|(_, before)| *before <= earlier);
+    gaps.get(next).is_some_and(|(_, before)| *before <= later)
 }
 
 /// A limit that is `max` is infinite.

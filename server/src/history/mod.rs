@@ -63,7 +63,7 @@ impl Measure {
     }
 
     /// Whether it is computed of a counter's growth, and so of pairs of values.
-    fn is_of_growth(self) -> bool {
+    pub fn is_of_growth(self) -> bool {
         self.metric.info().kind == MetricKind::Counter && self.aggregation != Aggregation::Last
     }
 

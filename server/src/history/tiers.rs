@@ -1,8 +1,6 @@
 //! From what an answer may be read.
 
-use cgfleet_model::MetricKind;
-
-use super::{Aggregation, Measure, Steps};
+use super::{Measure, Steps};
 
 /// What is stored, the finest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,30 +17,13 @@ const MINUTE: i64 = 60_000_000;
 const HOUR: i64 = 60 * MINUTE;
 
 /// The coarsest tier that can answer for all of these: whole minutes or hours make up each step, and the rollups
-/// have what the aggregations need. `is_rolled_up` says of which metrics there are rollups.
-pub fn coarsest(measures: &[Measure], steps: Steps, is_rolled_up: impl Fn(Measure) -> bool) -> Tier {
-    if !measures.iter().all(|measure| has_parts(*measure) && is_rolled_up(*measure)) {
-        return Tier::Ticks;
-    }
-    let is_whole = |unit| {
-        let length = steps.length().unwrap_or(steps.until() - steps.since());
-        [steps.since(), steps.until(), length].iter().all(|at| at % unit == 0)
-    };
-    match (is_whole(HOUR), is_whole(MINUTE)) {
-        (true, _) => Tier::Hours,
-        (false, true) => Tier::Minutes,
-        (false, false) => Tier::Ticks,
-    }
-}
-
-/// Whether an aggregate of a step can be made of those of its parts, as rollups have them.
-fn has_parts(measure: Measure) -> bool {
-    match (measure.aggregation, measure.metric.info().kind) {
-        (Aggregation::Last, _)
-        | (Aggregation::Rate | Aggregation::Sum, MetricKind::Counter)
-        | (Aggregation::Mean | Aggregation::Max, MetricKind::Gauge | MetricKind::Limit) => true,
-        (Aggregation::Min | Aggregation::Percentile(_), _)
-        | (Aggregation::Max | Aggregation::Mean, MetricKind::Counter)
-        | (Aggregation::Sum | Aggregation::Rate, MetricKind::Gauge | MetricKind::Limit) => false,
-    }
+/// have what the aggregations are made of.
+pub fn coarsest(measures: &[Measure], steps: Steps, has: impl Fn(Tier, Measure) -> bool) -> Tier {
+    let length = steps.length().unwrap_or(steps.until() - steps.since());
+    let is_made_of = |unit| [steps.since(), steps.until(), length].iter().all(|at| at % unit == 0);
+    let has_all = |tier| measures.iter().all(|measure| has(tier, *measure));
+    [(Tier::Hours, HOUR), (Tier::Minutes, MINUTE)]
+        .into_iter()
+        .find(|(tier, unit)| is_made_of(*unit) && has_all(*tier))
+        .map_or(Tier::Ticks, |(tier, _)| tier)
 }

@@ -10,7 +10,7 @@ use super::{IngestHandle, Step, TickClock, TickId, step};
 use crate::store::{
     CgroupIdentity, Cursor, Fence, OpenedStream, StoreError, TickRow, WriteOutcome,
     codec::{CgroupKey, CodecError, Frame, HeadEncoder},
-    same_utc_day,
+    same_utc_hour,
 };
 
 /// The most ticks from one keyframe to the next. More make smaller rows and slower reads.
@@ -183,7 +183,7 @@ impl HostIngest {
 
     /// A new stream and a new epoch need no rule here: their encoder has nothing to build upon.
     fn frame_for(&self, tick_at: SystemTime, after_gap: bool) -> Frame {
-        let same_partition = self.cursor.is_some_and(|last| same_utc_day(last.last_tick_at, tick_at));
+        let same_partition = self.cursor.is_some_and(|last| same_utc_hour(last.last_tick_at, tick_at));
         let keyframe_due = self.deltas_since_keyframe + 1 >= KEYFRAME_TICKS;
         if after_gap || keyframe_due || !same_partition { Frame::Keyframe } else { Frame::Delta }
     }

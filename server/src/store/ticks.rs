@@ -13,7 +13,8 @@ use super::{
     Cursor, Fence, OpenedStream, Store, StoreError,
     codec::{CgroupKey, Frame},
     cursor::read_cursors,
-    timestamp::{to_timestamptz, utc_day},
+    partitions::Tier,
+    timestamp::to_timestamptz,
 };
 
 /// What does not change of a cgroup while it exists.
@@ -147,13 +148,13 @@ impl Store {
             .await
             .unwrap_or(Err(StoreError::Timeout { operation: "write ticks", limit }));
         if written.is_err() {
-            self.known_days.forget();
+            self.known_partitions.forget();
         }
         written
     }
 
     async fn try_write_batch(&self, rows: &[TickRow]) -> Result<Vec<WriteOutcome>, StoreError> {
-        self.ensure_partitions(rows.iter().map(|row| utc_day(row.tick_at))).await?;
+        self.ensure_partitions(Tier::Head, rows.iter().map(|row| row.tick_at)).await?;
         let failed = StoreError::during("write ticks");
         let mut transaction = self.pool.begin().await.map_err(&failed)?;
         let moved = move_cursors(&mut transaction, rows).await.map_err(&failed)?;

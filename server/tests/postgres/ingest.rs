@@ -204,22 +204,28 @@ async fn a_tick_that_postgres_cannot_hold_does_not_hold_up_the_others() {
 }
 
 #[tokio::test]
-async fn each_day_is_a_partition_that_begins_with_a_keyframe() {
+async fn each_hour_is_a_partition_that_begins_with_a_keyframe() {
     let database = TestDatabase::create();
     let store = database.store().await;
     let (handle, ..) = start_writer(&store);
     let mut host = handle.open(id(1)).await.unwrap();
-    // Noon to midnight are 4,320 ticks.
+    // Noon to midnight are 4,320 ticks, an hour is 360.
     for sequence in (0..3).chain(4_315..4_325) {
         host.store(tick(7, sequence, vec![sample(5, sequence)])).await.unwrap();
     }
-    let days = "select string_agg(tableoid::regclass || ' ' || sequence, ' ' order by tick_at) from head where keyframe";
-    assert_eq!(database.sql(days), "head_20251108 0 head_20251108 4315 head_20251109 4320");
-    assert_eq!(database.sql("select to_regclass('head_20251110') is not null"), "t");
+    let hours = "select string_agg(tableoid::regclass || ' ' || sequence, ' ' order by tick_at) from head where keyframe";
+    assert_eq!(database.sql(hours), "head_2025110812 0 head_2025110823 4315 head_2025110900 4320");
+    assert_eq!(database.sql("select to_regclass('head_2025110901') is not null"), "t");
     let expect: Vec<_> = (4_318..4_323).map(|n| point(at(10 * n), sample(5, n))).collect();
     assert_eq!(history(&store, "/cgroup-5", at(43_180), at(43_230)).await, expect);
     let expect: Vec<_> = (4_320..4_325).map(|n| point(at(10 * n), sample(5, n))).collect();
     assert_eq!(history(&store, "/cgroup-5", at(43_200) - Duration::from_secs(5), at(50_000)).await, expect);
+    // What a server made that knew days only covers its hours.
+    database.sql(
+        "create table head_20251110 partition of head for values from ('2025-11-10 00:00+00') to ('2025-11-11 00:00+00')",
+    );
+    host.store(tick(7, 12_960, vec![sample(5, 1)])).await.unwrap();
+    assert_eq!(database.sql("select sequence from head_20251110"), "12960");
 }
 
 #[tokio::test]

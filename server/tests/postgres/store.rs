@@ -154,7 +154,7 @@ async fn two_stores_may_make_the_same_partition_at_once() {
     assert_eq!(tokio::join!(one, other), (vec![WriteOutcome::Stored], vec![WriteOutcome::Stored]));
     let partitions = "select string_agg(inhrelid::regclass::text, ' ' order by 1) from pg_inherits
                       where inhparent = 'head'::regclass";
-    assert_eq!(database.sql(partitions), "head_20251108 head_20251109");
+    assert_eq!(database.sql(partitions), "head_2025110812 head_2025110813");
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn a_partition_that_somebody_dropped_is_made_again() {
     let store = database.store().await;
     let opened = store.open_stream(id(1)).await.unwrap();
     store.write_batch(&batch([row(1, opened, 0)])).await.unwrap();
-    database.sql("drop table head_20251108");
+    database.sql("drop table head_2025110812");
     let opened = store.open_stream(id(1)).await.unwrap();
     let next = batch([row(1, opened, 1)]);
     let error = store.write_batch(&next).await.unwrap_err();

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use cgfleet_model::{MetricSet, TimeRange};
+use cgfleet_model::TimeRange;
 use cgfleet_proto::v1::ErrorReason;
 use cgfleet_rpc::wire_error::WireError;
 use tonic::Code;
@@ -16,7 +16,9 @@ use super::{
 use crate::{
     history::{Answer, Cgroup, FoundSeries, HostSeries, SeriesKey, SeriesSet, Steps, TooMany, coarsest},
     service::Fleet,
-    store::{CgroupSelector, Gap, ReadError, SeriesPage, Store, StoredCgroup, codec::CgroupKey},
+    store::{
+        CgroupSelector, Gap, ReadError, SeriesPage, Store, StoredCgroup, codec::CgroupKey, is_rolled_up,
+    },
 };
 
 /// Cgroups that a host is taken to have where nobody asked.
@@ -143,22 +145,28 @@ pub(super) async fn answer(
     if let Some(cgroups) = &pass.chosen.cgroups {
         out.progress.chose(cgroups.values().map(Vec::len).sum());
     }
-    let gaps = store.gaps_of(&host_ids, asked.steps.since(), asked.steps.until()).await?;
-    for (host_id, gap) in &gaps {
-        let hostname = pass.hostnames.get(host_id).map(String::as_str).unwrap_or_default();
-        out.send(gap_event(*gap, *host_id, hostname)).await?;
-    }
     if asked.top.is_some() && asked.steps.count() > 1 {
         // First the totals of all, then the steps of the greatest: so the steps of the others are never held.
-        let totals = pass.read(&host_ids, asked.steps.as_whole(), &gaps, out, false).await?;
+        let totals = pass.read(&host_ids, asked.steps.as_whole(), out, Part::Totals).await?;
         out.progress.found(totals.series_found);
         let host_ids = pass.narrow(&host_ids, &totals).await?;
-        let values = pass.read(&host_ids, asked.steps, &gaps, out, false).await?;
+        let values = pass.read(&host_ids, asked.steps, out, Part::Values).await?;
         return pass.tell(values, out).await;
     }
-    let told = pass.read(&host_ids, asked.steps, &gaps, out, true).await?;
+    let told = pass.read(&host_ids, asked.steps, out, Part::All).await?;
     out.progress.found(told.series_found);
     pass.tell(told, out).await
+}
+
+/// What a way through all hosts is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The answer, at once.
+    All,
+    /// Which series are the greatest.
+    Totals,
+    /// The values of these.
+    Values,
 }
 
 /// A way through all hosts.
@@ -179,9 +187,8 @@ impl Pass<'_> {
         &self,
         host_ids: &[Uuid],
         steps: Steps,
-        gaps: &[(Uuid, Gap)],
         out: &mut Out,
-        may_tell: bool,
+        part: Part,
     ) -> Result<Answer, Ended> {
         let HistoryLimits { values_max, series_max } = self.limits;
         let top = self.asked.top.filter(|_| self.wanted.is_none());
@@ -189,15 +196,8 @@ impl Pass<'_> {
             SeriesSet::new(self.asked.measures.clone(), steps, self.asked.top, values_max, series_max);
         let is_by_host = self.asked.grouping.is_by_host();
         for batch in self.chosen.batches(host_ids) {
-            for mut host in self.read_batch(&batch, steps, out).await? {
-                let host_id = host.host_id();
-                for (_, gap) in gaps.iter().filter(|(of, _)| *of == host_id) {
-                    host.gap(micros(gap.after_at), micros(gap.before_at));
-                }
-                if self.chosen.cgroups.is_none()
-                    && self.wanted.is_none()
-                    && may_tell_count(may_tell, steps, self.asked)
-                {
+            for host in self.read_batch(&batch, steps, out, part).await? {
+                if self.chosen.cgroups.is_none() && part != Part::Values {
                     out.progress.chose(host.members());
                 }
                 host.finish(&mut set).map_err(too_many)?;
@@ -207,7 +207,7 @@ impl Pass<'_> {
             }
             if is_by_host && top.is_some() {
                 set.keep_top();
-            } else if is_by_host && may_tell && self.asked.top.is_none() {
+            } else if is_by_host && part == Part::All && self.asked.top.is_none() {
                 let told = set.drain();
                 out.progress.found(told.series_found);
                 self.tell(told, out).await?;
@@ -222,6 +222,7 @@ impl Pass<'_> {
         batch: &[Uuid],
         steps: Steps,
         out: &mut Out,
+        part: Part,
     ) -> Result<Vec<HostSeries>, Ended> {
         let (measures, grouping) = (&self.asked.measures, &self.asked.grouping);
         let series_max = self.limits.series_max;
@@ -236,17 +237,26 @@ impl Pass<'_> {
         let (most, all) = counts.fold((1, 0), |(most, all), count| (count.max(most), count + all));
         let hours = (PAGE_ROWS_MAX / all.max(1)).min(PAGE_HOST_ROWS_MAX / most).max(1);
         let length = i64::try_from(hours).unwrap_or(i64::MAX / HOUR).saturating_mul(HOUR);
-        let metrics: MetricSet = measures.iter().map(|measure| measure.metric).collect();
-        let tier = coarsest(measures, steps, |_| false);
+        // Totals are of the steps, which may be finer than the range is.
+        let tier = coarsest(measures, self.asked.steps, is_rolled_up);
         let mut since = steps.since();
         while since < steps.until() {
             // Pages end with hours, as windows of chunks do.
             let end = since.saturating_add(length).div_euclid(HOUR).saturating_mul(HOUR);
             let until = end.max(since + HOUR.min(length)).min(steps.until());
-            let page = SeriesPage { since, until, is_first: since == steps.since(), tier, metrics };
-            let read;
-            (hosts, read) = self.store.read_series(hosts, page).await.map_err(read_error)?;
-            out.progress.read(read);
+            let page = SeriesPage { since, until, is_first: since == steps.since(), tier, measures };
+            let read = self.store.read_series(hosts, page).await.map_err(read_error)?;
+            hosts = read.hosts;
+            out.progress.read(read.tiers);
+            if part != Part::Values {
+                let told = |gap: &Gap| {
+                    micros(gap.before_at) > since && (page.is_first || micros(gap.after_at) >= since)
+                };
+                for (host_id, gap) in read.gaps.into_iter().filter(|(_, gap)| told(gap)) {
+                    let hostname = self.hostnames.get(&host_id).map(String::as_str).unwrap_or_default();
+                    out.send(gap_event(gap, host_id, hostname)).await?;
+                }
+            }
             let held: usize = hosts.iter().map(HostSeries::held).sum();
             if held > self.limits.values_max {
                 return Err(too_many(TooMany { what: "values", limit: self.limits.values_max }).into());
@@ -317,11 +327,6 @@ impl Pass<'_> {
         }
         Ok(())
     }
-}
-
-/// Whether this pass counts the cgroups: the only one, or the first of two.
-fn may_tell_count(may_tell: bool, steps: Steps, asked: &SeriesQuestion) -> bool {
-    may_tell || steps != asked.steps
 }
 
 fn key_of(series: &FoundSeries) -> Option<(Uuid, Uuid, CgroupKey)> {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::request::{Question, micros};
 use crate::{
     history::{Aggregation, FoundSeries, Point},
-    store::{Gap, StoredCgroup, StoredTier, TierRead, WorkloadNames},
+    store::{Gap, StoredCgroup, Tier, TierRead, WorkloadNames},
 };
 
 /// The most values or points in one message.
@@ -21,7 +21,7 @@ pub(super) const VALUES_MAX: usize = 1_000;
 /// What was read and told so far.
 pub(super) struct Progress {
     begun: Instant,
-    tiers: BTreeMap<StoredTier, TierRead>,
+    tiers: BTreeMap<Tier, TierRead>,
     summary: HistorySummary,
 }
 
@@ -80,12 +80,12 @@ impl Progress {
     }
 }
 
-fn tier(tier: StoredTier) -> HistoryTier {
+fn tier(tier: Tier) -> HistoryTier {
     match tier {
-        StoredTier::Head => HistoryTier::Head,
-        StoredTier::Chunk => HistoryTier::Chunk,
-        StoredTier::RollupMinute => HistoryTier::RollupMinute,
-        StoredTier::RollupHour => HistoryTier::RollupHour,
+        Tier::Head => HistoryTier::Head,
+        Tier::Chunk => HistoryTier::Chunk,
+        Tier::RollupMinute => HistoryTier::RollupMinute,
+        Tier::RollupHour => HistoryTier::RollupHour,
     }
 }
 

@@ -106,6 +106,25 @@ impl HeadEncoder {
     }
 }
 
+/// What a payload says of a tick: of a keyframe every cgroup, of a delta the difference to the tick before.
+#[derive(Debug, Default)]
+pub struct TickChanges {
+    /// Whether it is a keyframe: cgroups that it does not have are gone.
+    pub is_whole: bool,
+    /// Cgroups that are gone.
+    pub removed: Vec<CgroupKey>,
+    /// Cgroups that it holds.
+    pub changed: Vec<CgroupKey>,
+}
+
+impl TickChanges {
+    fn clear(&mut self) {
+        self.is_whole = false;
+        self.removed.clear();
+        self.changed.clear();
+    }
+}
+
 /// Turns payloads back into ticks, from a keyframe on and in their order. After an error it needs a
 /// keyframe.
 #[derive(Debug, Default)]
@@ -116,16 +135,34 @@ pub struct HeadDecoder {
 impl HeadDecoder {
     /// Reads the next payload and returns the whole tick.
     pub fn apply(&mut self, payload: &[u8]) -> Result<&TickValues, CodecError> {
+        self.apply_telling(payload, &mut TickChanges::default())
+    }
+
+    /// The tick that was read last.
+    pub fn tick(&self) -> Option<&TickValues> {
+        self.base.as_ref().map(|base| &base.values)
+    }
+
+    /// Reads the next payload, returns the whole tick, and writes into `changes` what the payload says of it.
+    pub fn apply_telling(
+        &mut self,
+        payload: &[u8],
+        changes: &mut TickChanges,
+    ) -> Result<&TickValues, CodecError> {
+        changes.clear();
         // Taken, so that an error leaves no half-changed tick behind.
         let base = self.base.take();
         let (body, checksum) = frame::open(payload)?;
         let mut reader = Reader::new(&body);
         let mut values = match reader.bytes()? {
-            [KIND_KEYFRAME] => TickValues::default(),
-            [KIND_DELTA] => read_base(&mut reader, base)?,
+            [KIND_KEYFRAME] => {
+                changes.is_whole = true;
+                TickValues::default()
+            }
+            [KIND_DELTA] => read_base(&mut reader, base, &mut changes.removed)?,
             [kind] => return Err(CodecError::UnknownKind { kind }),
         };
-        read_changed(&mut reader, &mut values)?;
+        read_changed(&mut reader, &mut values, &mut changes.changed)?;
         reader.expect_end()?;
         Ok(&self.base.insert(HeadState { values, checksum }).values)
     }
@@ -188,12 +225,15 @@ fn put_key(body: &mut Vec<u8>, previous: Option<CgroupKey>, key: CgroupKey) {
 }
 
 /// Reads which payload the delta follows and what it removed; returns what is left of the base.
-fn read_base(reader: &mut Reader<'_>, base: Option<HeadState>) -> Result<TickValues, CodecError> {
+fn read_base(
+    reader: &mut Reader<'_>,
+    base: Option<HeadState>,
+    removed: &mut Vec<CgroupKey>,
+) -> Result<TickValues, CodecError> {
     let follows = Checksum::from_le_bytes(reader.bytes()?);
     let base = base.filter(|base| base.checksum == follows).ok_or(CodecError::WrongBase { follows })?;
     let mut values = base.values;
     let count = reader.varint()?;
-    let mut removed = Vec::new();
     for _ in 0..count {
         let key = read_key(reader, removed.last().copied())?;
         if values.get(key).is_none() {
@@ -208,13 +248,18 @@ fn read_base(reader: &mut Reader<'_>, base: Option<HeadState>) -> Result<TickVal
 }
 
 /// Reads what [`put_changed`] wrote into `values`.
-fn read_changed(reader: &mut Reader<'_>, values: &mut TickValues) -> Result<(), CodecError> {
+fn read_changed(
+    reader: &mut Reader<'_>,
+    values: &mut TickValues,
+    changed: &mut Vec<CgroupKey>,
+) -> Result<(), CodecError> {
     let count = reader.varint()?;
     let mut added: Vec<(CgroupKey, MetricValues)> = Vec::new();
     let mut previous = None;
     for _ in 0..count {
         let key = read_key(reader, previous)?;
         previous = Some(key);
+        changed.push(key);
         match values.entries.binary_search_by_key(&key, |(key, _)| *key) {
             Ok(at) => values.entries[at].1 = read_values(reader, Some(&values.entries[at].1))?,
             Err(_) => added.push((key, read_values(reader, None)?)),

@@ -74,9 +74,7 @@ impl HeadScanner {
             [KIND_DELTA] => self.read_delta(&mut reader, follows)?,
             [kind] => return Err(CodecError::UnknownKind { kind }),
         }
-        if reader.remaining() > 0 {
-            return Err(CodecError::Trailing { bytes: reader.remaining() });
-        }
+        reader.expect_end()?;
         self.checksum = Some(checksum);
         Ok(ScannedTick { cgroups: &mut self.cgroups, values: &self.values, metrics: self.wanted.len() })
     }

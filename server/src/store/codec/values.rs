@@ -46,6 +46,16 @@ impl MetricValues {
         self.present.contains(metric).then(|| self.values.get(self.present.rank(metric)).copied())?
     }
 
+    /// Which metrics were measured.
+    pub fn present(&self) -> MetricSet {
+        self.present
+    }
+
+    /// The values of these, in the metrics' order.
+    pub fn values(&self) -> &[u64] {
+        &self.values
+    }
+
     /// Sets every metric of `sample` to what was measured.
     pub fn write_to(&self, sample: &mut CgroupSample) {
         for metric in Metric::ALL {

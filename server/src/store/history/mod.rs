@@ -3,14 +3,17 @@
 //! A page is read in one snapshot: ticks up to a host's watermark from `chunk`, later ones from `head`. So each tick
 //! is met once, whatever compaction does meanwhile.
 
+mod chunk;
 mod head;
 mod micros;
+mod rollup;
 mod select;
 mod series;
 mod ticks;
 
 pub use self::{
+    rollup::is_rolled_up,
     select::{CgroupFilter, CgroupSelector, StoredCgroup, WorkloadNames},
-    series::{ReadError, SeriesPage, StoredTier, TierRead},
+    series::{PageRead, ReadError, SeriesPage, TierRead},
     ticks::{HistoryEvent, HistoryReader},
 };

@@ -10,13 +10,11 @@ use uuid::Uuid;
 use super::super::{
     CgroupIdentity, Gap, Store, StoreError,
     codec::HeadDecoder,
+    partitions::Tier,
     ticks::reason_of_text,
-    timestamp::{from_timestamptz, start_of_utc_day, to_timestamptz},
+    timestamp::{from_timestamptz, start_of_utc_day, to_timestamptz, unix_usec},
 };
-use super::{
-    micros::micros_of_time as micros,
-    series::{StoredTier, TierRead},
-};
+use super::series::TierRead;
 
 /// The most ticks that one page reads: the reader holds no more than this many payloads.
 const PAGE_TICKS_MAX: i64 = 128;
@@ -175,9 +173,9 @@ impl HistoryReader {
         let through = rows.last().map(|row| row.tick_at).filter(|_| more);
         let gaps = self.store.gaps(self.host_id, gaps_after, through, self.range.until()).await?;
         if let (Some(first), Some(last)) = (rows.first(), rows.last()) {
-            let (since, until) = (micros(first.tick_at), micros(last.tick_at) + 1);
+            let (since, until) = (unix_usec(first.tick_at), unix_usec(last.tick_at) + 1);
             let count = u64::try_from(rows.len()).unwrap_or(u64::MAX);
-            self.reads.push(TierRead { tier: StoredTier::Head, rows: count, since, until });
+            self.reads.push(TierRead { tier: Tier::Head, rows: count, since, until });
         }
         let events = self.events(rows, gaps)?;
         if let Some(through) = through {
