@@ -29,6 +29,7 @@ use nix::unistd::Group;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use uuid::Uuid;
 
 use crate::{
     cgroupfs::{Hierarchies, HierarchyError},
@@ -39,7 +40,7 @@ use crate::{
     kernel::{Bounds, Kernel, Lifecycle, LoadError, PinError, Pins, ViewPrograms},
     service::Agent,
     views::{Shown, ViewDirectory, Views},
-    walker::{Engine, Walker, WalkerLimits},
+    walker::{Engine, Tree, Walker, WalkerLimits},
     workloads::Workloads,
 };
 
@@ -58,6 +59,8 @@ pub struct Prepared {
     /// Locked while the agent runs.
     pins: Option<Pins>,
     workloads: Workloads,
+    /// The boot and the tree of a host that is simulated.
+    simulated: Option<(Uuid, Box<dyn Tree>)>,
 }
 
 impl Prepared {
@@ -91,7 +94,23 @@ impl Prepared {
             (Ok(_), Some(_)) => views(config, run_as)?,
         };
         let workloads = Workloads::new(&config.kubelet_log_dir);
-        Ok(Self { listener, kernel, collectors, lifecycle, views, pins, workloads })
+        let simulated = None;
+        Ok(Self { listener, kernel, collectors, lifecycle, views, pins, workloads, simulated })
+    }
+
+    /// Of a host that is simulated: in this boot, with this tree of cgroups, and without a kernel side.
+    pub fn simulated(config: &AgentConfig, boot_id: Uuid, tree: Box<dyn Tree>) -> Result<Self, AgentError> {
+        let reason = || "the host is simulated".to_owned();
+        Ok(Self {
+            listener: listen::bind(config.listen_address, Exposure::of_insecure(config.insecure))?,
+            kernel: Err(reason()),
+            collectors: Vec::new(),
+            lifecycle: None,
+            views: Err(reason()),
+            pins: None,
+            workloads: Workloads::new(&config.kubelet_log_dir),
+            simulated: Some((boot_id, tree)),
+        })
     }
 }
 
@@ -147,8 +166,13 @@ pub async fn run(
     prepared: Prepared,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let Prepared { listener, kernel, collectors, lifecycle, views, pins: _pins, workloads } = prepared;
-    let (identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
+    let Prepared { listener, kernel, collectors, lifecycle, views, pins: _pins, workloads, simulated } =
+        prepared;
+    let (mut identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
+    let tree = simulated.map(|(boot_id, tree)| {
+        identity.boot_id = boot_id;
+        tree
+    });
     let address = listener.local_addr().map_err(AgentError::Thread)?.to_string();
     let address = config.advertise_address.clone().unwrap_or(address);
     let server =
@@ -159,7 +183,8 @@ pub async fn run(
         Ok(_) => Collectors::start(collectors, &config.collectors().unwrap_or_default(), &hierarchies),
         Err(reason) => Collectors::none(reason),
     };
-    let mut engine = Engine::new(kernel, collectors, workloads.clone(), &hierarchies, config.walk_rows_max);
+    let mut engine =
+        Engine::new(kernel, collectors, workloads.clone(), &hierarchies, config.walk_rows_max).over(tree);
     if let Some(lifecycle) = lifecycle {
         engine = engine.with_lifecycle(lifecycle, config.removed_cgroups_max);
     }
