@@ -79,6 +79,12 @@ impl SimulatedHost {
         self.boot()
     }
 
+    /// Boots it as another one, once it has crashed.
+    pub fn boot_as(&mut self, change: impl FnOnce(&mut HostSpec)) -> Result<()> {
+        change(&mut self.spec);
+        self.boot()
+    }
+
     /// Ends the agent in the middle of what it does.
     pub async fn crash(&mut self) {
         if let Some(Agent { shutdown, running }) = self.agent.take() {
