@@ -24,24 +24,23 @@ use crate::{
     config::ServerConfig,
     hosts::Hosts,
     ingest::{IngestWriter, keep_ingesting},
-    private_postgres::{PrivatePostgres, PrivatePostgresError, PrivatePostgresOptions},
+    private_postgres::{PrivatePostgres, PrivatePostgresError},
     service::Fleet,
     store::{Database, Store, StoreError, StoreLimits},
 };
 
-/// Runs a server on `listener` until `shutdown`. Its state directory exists, if it is to run a Postgres.
+/// Runs a server on `listener` until `shutdown`: on the database that it was given, or on a Postgres of its own, for
+/// which its state directory exists.
 pub async fn run(
     config: ServerConfig,
+    database: Option<Database>,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
-    if let Some(url) = config.database_url.clone() {
-        return serve_from(Database::Url(url), &config, listener, shutdown).await;
+    if let Some(database) = database {
+        return serve_from(database, &config, listener, shutdown).await;
     }
-    let options = PrivatePostgresOptions {
-        state_dir: config.state_dir.clone(),
-        bin_dir: config.postgres_bin_dir.clone(),
-    };
+    let options = config.private_postgres();
     let mut postgres = tokio::select! {
         started = PrivatePostgres::start(&options) => started?,
         () = shutdown.cancelled() => return Ok(()),

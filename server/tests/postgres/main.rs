@@ -1,6 +1,8 @@
 //! The server's storage on real Postgres: started by the server's own means, one for all tests of this
 //! binary, a fresh database for each.
 
+mod backup;
+mod external;
 mod fixture;
 mod ingest;
 mod interrupting_proxy;
