@@ -6,18 +6,18 @@
 use std::fmt;
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Ebpf,
     maps::{Map, MapData, RingBuf},
     programs::{Program, ProgramFd},
 };
 use cgfleet_ebpf::abi::{self, cg_details, cg_final, cg_lifecycle, cg_made, cg_removed};
 
 use super::{
-    KernelError, LoadError, Start,
+    KernelError, LoadError, Loader, Start,
     collectors::Attached,
     kallsyms::Symbols,
     mapped::{MappedArray, read_value},
-    programs::{bound, has_kfunc, kernel_btf, load_iter, mapped, missing, refused},
+    programs::{load_iter, mapped, missing, refused},
     session::{self, READ_BYTES},
 };
 
@@ -134,28 +134,29 @@ impl fmt::Debug for Lifecycle {
 
 impl Lifecycle {
     /// Loads the programs, with slots for so many removed cgroups.
-    pub fn load(slots: u32) -> Result<Self, LoadError> {
-        let btf = kernel_btf()?;
-        if has_kfunc(&btf, "bpf_cgroup_acquire") {
-            match Self::load_object(cgfleet_ebpf::LIFECYCLE_OBJECT, &btf, slots, true) {
+    pub fn load(loader: &mut Loader<'_>, slots: u32) -> Result<Self, LoadError> {
+        if loader.has_kfunc("bpf_cgroup_acquire") {
+            match Self::load_object(loader, cgfleet_ebpf::LIFECYCLE_OBJECT, slots, true) {
                 Err(LoadError::Refused { what, cause }) => {
                     tracing::warn!(what, cause, "of removed cgroups, this kernel tells no final CPU time");
                 }
                 loaded => return loaded,
             }
         }
-        Self::load_object(cgfleet_ebpf::LIFECYCLE_UNHELD_OBJECT, &btf, slots, false)
+        Self::load_object(loader, cgfleet_ebpf::LIFECYCLE_UNHELD_OBJECT, slots, false)
     }
 
-    fn load_object(object: &[u8], btf: &Btf, slots: u32, holds: bool) -> Result<Self, LoadError> {
+    fn load_object(
+        loader: &mut Loader<'_>,
+        object: &[u8],
+        slots: u32,
+        holds: bool,
+    ) -> Result<Self, LoadError> {
         let bytes = slots.saturating_mul(EVENT_BYTES).max(EVENTS_BYTES_MIN);
-        let mut loader = EbpfLoader::new();
-        loader.btf(Some(btf)).map_max_entries("events", bytes.next_power_of_two());
-        if holds {
-            loader.map_max_entries("held", slots).map_max_entries("finals", slots);
-        }
-        let loaded = loader.load(&bound(object, btf)?);
-        let mut object = loaded.map_err(|error| refused("the maps of lifecycle", &error))?;
+        loader.aya.map_max_entries("events", bytes.next_power_of_two());
+        loader.aya.map_max_entries("held", slots).map_max_entries("finals", slots);
+        let mut object = loader.load("the maps of lifecycle", object)?;
+        let btf = loader.btf;
         for (name, tracepoint) in PROGRAMS {
             let Some(Program::BtfTracePoint(program)) = object.program_mut(name) else {
                 return Err(missing(name));
