@@ -1,7 +1,7 @@
 //! Feeds: one walk every interval, for all who asked for that interval.
 //!
 //! A feed begins with its first listener, and ends some time after its last has gone: until then one who comes
-//! back finds all that happened meanwhile. Must not know what a listener wants of a snapshot, nor how it is told.
+//! back finds all that happened meanwhile. For one who takes every snapshot that is as long as the history reaches. Must not know what a listener wants of a snapshot, nor how it is told.
 
 mod feed;
 mod removals;
@@ -102,6 +102,11 @@ impl Feeds {
         Ok(Feed::listen(feed, Listener { metrics, hears_removals }))
     }
 
+    /// The number of the interval's tick that comes next.
+    pub(crate) fn next_sequence(&self, interval: Duration) -> u64 {
+        sequence_of(self.shared.started.elapsed(), interval).saturating_add(1)
+    }
+
     /// Where there are as many feeds as may be, gives up the one that was left first.
     fn make_room(&self, feeds: &mut HashMap<Duration, Arc<Feed>>) -> Result<(), TooManyFeeds> {
         let feeds_max = self.shared.limits.feeds_max;
@@ -149,7 +154,7 @@ impl Shared {
     fn keeps(&self, feed: &Arc<Feed>) -> bool {
         let mut feeds = lock(&self.feeds);
         let is_kept = feeds.get(&feed.interval).is_some_and(|kept| Arc::ptr_eq(kept, feed));
-        let is_left = feed.left_at().is_some_and(|left_at| left_at.elapsed() > feed.linger());
+        let is_left = feed.is_left();
         if is_kept && is_left {
             feeds.remove(&feed.interval);
         }
