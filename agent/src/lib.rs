@@ -204,8 +204,8 @@ pub async fn run(
         Ok(_) => Collectors::start(collectors, &config.collectors().unwrap_or_default(), &hierarchies),
         Err(reason) => Collectors::none(reason),
     };
-    let mut engine = Engine::new(kernel, collectors, workloads.clone(), &hierarchies, config.walk_rows_max)
-        .over(tree);
+    let mut engine =
+        Engine::new(kernel, collectors, workloads.clone(), &hierarchies, config.walk_rows_max).over(tree);
     if let Some(lifecycle) = lifecycle {
         engine = engine.with_lifecycle(lifecycle, config.removed_cgroups_max);
     }

@@ -146,7 +146,7 @@ fn defaults() -> Result<AgentConfig> {
     let no_file = ["cgfleet-agent", "--config", "/dev/null"];
     match cgfleet_config::load::<AgentConfig>(&DAEMON, no_file, |_| None)? {
         Outcome::Run(config) => Ok(config),
-        Outcome::Print(text) => bail!("an agent that prints: {text}"),
+        _ => bail!("an agent without arguments does not run"),
     }
 }
 
