@@ -9,7 +9,7 @@ use cgfleet_proto::v1::GapReason;
 use integration_tests::{
     daemon::{Daemon, Start},
     fleet::{all_up, history, more_history},
-    sim::{Activity, HostSpec, METRICS, SimulatedHost, TreeSpec},
+    sim::{ANY_PORT, Activity, HostSpec, METRICS, SimulatedHost, TreeSpec},
     wait,
     walk::by_path,
 };
@@ -22,6 +22,7 @@ fn host(server: &Daemon, hostname: &str, seed: u64) -> Result<SimulatedHost> {
     SimulatedHost::start(HostSpec {
         hostname: hostname.to_owned(),
         server_url: Some(server.url()),
+        listen_address: ANY_PORT,
         sample_interval: Duration::from_millis(100),
         history_bytes_max: 8 << 20,
         tree: TreeSpec { seed, cgroups: 60, activity: LIVELY },
@@ -45,11 +46,13 @@ async fn ticks_of_simulated_hosts_are_stored_as_they_were_made() -> Result<()> {
     all_up(&server, &["sim-a", "sim-b"]).await?;
     let expect: MetricSet = METRICS.into_iter().collect();
     for simulated in &hosts {
-        let history = more_history(&server, simulated.hostname(), by_path("/system.slice".to_owned()), 5).await?;
+        let history =
+            more_history(&server, simulated.hostname(), by_path("/system.slice".to_owned()), 5).await?;
         let mut last = None;
         for point in &history.points {
             let sample = point.sample.clone().unwrap_or_default();
-            let present: MetricSet = MetricSet::all().iter().filter(|metric| sample.metric(*metric).is_some()).collect();
+            let present: MetricSet =
+                MetricSet::all().iter().filter(|metric| sample.metric(*metric).is_some()).collect();
             ensure!(present == expect, "{sample:?}");
             let usage = sample.metric(Metric::CpuUsage);
             ensure!(last <= usage, "a counter fell from {last:?} to {usage:?}");

@@ -1,7 +1,7 @@
 //! One simulated host: an agent over a living tree, that listens, registers, and can be stopped and booted anew.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -31,6 +31,8 @@ pub struct HostSpec {
     pub hostname: String,
     /// Where it registers; nowhere if there is none.
     pub server_url: Option<String>,
+    /// Where its agent listens; port 0 for any.
+    pub listen_address: SocketAddr,
     /// Between its ticks; shorter than a real agent's configuration allows, too.
     pub sample_interval: Duration,
     /// What an agent keeps of its ticks.
@@ -38,6 +40,9 @@ pub struct HostSpec {
     /// Its cgroups.
     pub tree: TreeSpec,
 }
+
+/// Any port of this machine alone.
+pub const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A host whose agent runs until this is dropped.
 #[derive(Debug)]
@@ -114,7 +119,7 @@ impl SimulatedHost {
         let state_dir = self.state.path().join("state");
         std::fs::create_dir_all(&state_dir)?;
         let config = AgentConfig {
-            listen_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            listen_address: self.spec.listen_address,
             state_dir,
             kubelet_log_dir,
             hostname: Some(self.spec.hostname.clone()),

@@ -14,5 +14,5 @@ mod walk;
 
 pub use activity::Activity;
 pub use faults::Faults;
-pub use host::{HostSpec, SimulatedHost};
+pub use host::{ANY_PORT, HostSpec, SimulatedHost};
 pub use tree::{METRICS, Tree, TreeSpec};

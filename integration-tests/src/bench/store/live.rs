@@ -11,7 +11,7 @@ use super::{
 use crate::{
     bench::Bench,
     daemon::{Daemon, Start},
-    sim::{Activity, HostSpec, SimulatedHost, TreeSpec},
+    sim::{ANY_PORT, Activity, HostSpec, SimulatedHost, TreeSpec},
 };
 
 /// What is simulated.
@@ -53,6 +53,7 @@ impl SimulatedFleet {
         let spec = |number| HostSpec {
             hostname: format!("sim-{number:03}"),
             server_url: Some(server.url()),
+            listen_address: ANY_PORT,
             sample_interval: interval,
             history_bytes_max: 8 << 20,
             tree: TreeSpec { seed: number, cgroups: CGROUPS, activity: activity(changing) },

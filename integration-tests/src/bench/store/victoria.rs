@@ -56,7 +56,8 @@ impl Victoria {
             .spawn()
             .context("start victoria-metrics; `cargo xtask install bench` brings it")?;
         let victoria = Self { child, address, directory };
-        victoria.until(bench, "serving", || Ok(victoria.get("/health").is_ok_and(|body| body.contains("OK"))))?;
+        victoria
+            .until(bench, "serving", || Ok(victoria.get("/health").is_ok_and(|body| body.contains("OK"))))?;
         Ok(victoria)
     }
 
@@ -72,7 +73,9 @@ impl Victoria {
         bench.pause(Duration::from_secs(1))?;
         self.until(bench, "done with merging", || {
             let metrics = self.get("/metrics")?;
-            let is_idle = |line: &str| line.starts_with("vm_active_") && line.contains("merge") && !line.ends_with(" 0");
+            let is_idle = |line: &str| {
+                line.starts_with("vm_active_") && line.contains("merge") && !line.ends_with(" 0")
+            };
             Ok(!metrics.lines().any(is_idle))
         })?;
         // Parts that were merged into others are removed a moment later.
@@ -108,7 +111,10 @@ impl Victoria {
         let mut stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let length = body.len();
-        write!(stream, "{what} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n")?;
+        write!(
+            stream,
+            "{what} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        )?;
         stream.write_all(body.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
