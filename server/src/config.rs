@@ -74,6 +74,10 @@ pub struct ServerConfig {
     /// of every agent that it chose, and may hold 256 KiB a host if it is not read.
     #[config(default = 32)]
     pub subscriptions_max: u32,
+    /// The most hosts whose ticks are compacted at the same time; 1 to 64. Each keeps a CPU busy now and then, and
+    /// takes up to 256 MiB for a host of many thousand cgroups that all change.
+    #[config(default = 1)]
+    pub compaction_tasks_max: u32,
     /// What to log: a level (error, warn, info, debug, trace), or target=level,…
     #[config(default = "info")]
     pub log: String,
@@ -120,6 +124,7 @@ impl Checked for ServerConfig {
         within("fanout_hosts_max", self.fanout_hosts_max, 1, 65_536)?;
         // All of them are streams of one connection to each agent, of which HTTP/2 servers allow 200.
         within("subscriptions_max", self.subscriptions_max, 1, 128)?;
+        within("compaction_tasks_max", self.compaction_tasks_max, 1, 64)?;
         if !trace::is_filter(&self.log) {
             return Err(InvalidValue::new("log", trace::FILTER_ALLOWED));
         }

@@ -2,6 +2,7 @@
 //!
 //! main → [`run`] → service → hosts, fanout, watch, ingest → store, never back.
 
+pub mod compaction;
 pub mod config;
 mod error;
 mod fanout;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
+    compaction::{CompactionProgress, Compactor},
     config::ServerConfig,
     hosts::Hosts,
     ingest::{IngestWriter, keep_ingesting},
@@ -65,6 +67,10 @@ async fn serve_from(
     let hosts = Hosts::load(store.clone(), config.hosts_max, config.heartbeat_interval.get()).await?;
     let (ingest, writer) = IngestWriter::new(store.clone(), shutdown.clone());
     let writer = tokio::spawn(writer.run());
+    let compaction = Arc::new(CompactionProgress::default());
+    let tasks_max = config.compaction_tasks_max as usize;
+    let compactor = Compactor::new(store.clone(), tasks_max, compaction, shutdown.clone());
+    let compactor = tokio::spawn(compactor.run());
     for host in hosts.all().into_iter().filter(|host| host.claim_stream()) {
         tokio::spawn(keep_ingesting(host, ingest.clone(), shutdown.clone()));
     }
@@ -83,6 +89,7 @@ async fn serve_from(
     let served = serve::serve(listener, routes, &["cgfleet.v1.FleetService"], shutdown).await;
     // A batch under way is finished before the connections go.
     let _ = writer.await;
+    let _ = compactor.await;
     store.close().await;
     Ok(served?)
 }

@@ -25,7 +25,10 @@ pub(super) async fn subscribe(
     agent: &Agent,
     spec: SubscribeSpec,
 ) -> Result<Answers<SubscribeResponse>, Status> {
-    let parsed = subscription::parse(&spec)?;
+    let mut parsed = subscription::parse(&spec)?;
+    if spec.every_tick && spec.read_mask.is_none() {
+        parsed.metrics = agent.sample_metrics;
+    }
     let interval = interval(agent, &parsed)?;
     let target = target_or_root("spec.target", spec.target)?;
     let resumed = token(agent, &spec.resume_token, interval)?;

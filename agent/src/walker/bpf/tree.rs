@@ -91,6 +91,11 @@ impl Tree {
         Some(Named { cgroup_id, parent_id, path })
     }
 
+    /// How many cgroups it has, of all hierarchies.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// The id of a cgroup whose name is known.
     pub(super) fn id(&self, hierarchy_id: u32, serial: u64) -> Option<u64> {
         self.nodes.get(&(hierarchy_id, serial)).map(|node| node.id)
