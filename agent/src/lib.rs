@@ -29,6 +29,7 @@ use nix::unistd::Group;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use uuid::Uuid;
 
 use crate::{
     cgroupfs::{Hierarchies, HierarchyError},
@@ -39,7 +40,7 @@ use crate::{
     kernel::{Bounds, Kernel, Lifecycle, LoadError, Loader, PinError, Pins, ViewPrograms},
     service::Agent,
     views::{Shown, ViewDirectory, Views},
-    walker::{Engine, Walker, WalkerLimits},
+    walker::{Engine, Tree, Walker, WalkerLimits},
     workloads::Workloads,
 };
 
@@ -50,6 +51,8 @@ pub struct Prepared {
     listener: TcpListener,
     bpf: Bpf,
     workloads: Workloads,
+    /// The boot and the tree of a host that is simulated.
+    simulated: Option<(Uuid, Box<dyn Tree>)>,
 }
 
 /// Every program that may ever be attached, and what belongs to them.
@@ -80,7 +83,15 @@ impl Prepared {
             },
         };
         let workloads = Workloads::new(&config.kubelet_log_dir);
-        Ok(Self { listener, bpf, workloads })
+        Ok(Self { listener, bpf, workloads, simulated: None })
+    }
+
+    /// Of a host that is simulated: in this boot, with this tree of cgroups, and without BPF.
+    pub fn simulated(config: &AgentConfig, boot_id: Uuid, tree: Box<dyn Tree>) -> Result<Self, AgentError> {
+        let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure))?;
+        let workloads = Workloads::new(&config.kubelet_log_dir);
+        let bpf = Bpf::none("the host is simulated".to_owned());
+        Ok(Self { listener, bpf, workloads, simulated: Some((boot_id, tree)) })
     }
 }
 
@@ -176,9 +187,13 @@ pub async fn run(
     prepared: Prepared,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let Prepared { listener, bpf, workloads } = prepared;
+    let Prepared { listener, bpf, workloads, simulated } = prepared;
     let Bpf { kernel, collectors, lifecycle, views, pins: _pins } = bpf;
-    let (identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
+    let (mut identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
+    let tree = simulated.map(|(boot_id, tree)| {
+        identity.boot_id = boot_id;
+        tree
+    });
     let address = listener.local_addr().map_err(AgentError::Thread)?.to_string();
     let address = config.advertise_address.clone().unwrap_or(address);
     let server =
@@ -189,7 +204,8 @@ pub async fn run(
         Ok(_) => Collectors::start(collectors, &config.collectors().unwrap_or_default(), &hierarchies),
         Err(reason) => Collectors::none(reason),
     };
-    let mut engine = Engine::new(kernel, collectors, workloads.clone(), &hierarchies, config.walk_rows_max);
+    let mut engine =
+        Engine::new(kernel, collectors, workloads.clone(), &hierarchies, config.walk_rows_max).over(tree);
     if let Some(lifecycle) = lifecycle {
         engine = engine.with_lifecycle(lifecycle, config.removed_cgroups_max);
     }

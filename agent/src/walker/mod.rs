@@ -39,7 +39,7 @@ use waiting::Waiting;
 
 pub use answers::Answered;
 pub use demand::{FlushMode, Freshness};
-pub use engine::Engine;
+pub use engine::{Engine, Tree};
 pub(crate) use find::{Found, find};
 pub use flush::{
     FlushAnswer, FlushMethod, FlushScope, FlushSpec, FlushedSubsystem, FlushedSubtree, Subsystem,
