@@ -31,7 +31,7 @@ pub use self::{
     history::{CgroupSelector, HistoryEvent, HistoryReader},
     hosts::{HostRecord, StoredHost},
     partitions::{Partition, Tier},
-    rollups::{COUNTERS, GAUGES, GaugeRollup, HourRow, Minute, MinuteRow},
+    rollups::{COUNTERS, GAUGES, GaugeRollup, HourRow, MinuteRow, StoredMinutes},
     ticks::{CgroupIdentity, Gap, TickBatch, TickRow, WriteOutcome},
     timestamp::{from_unix_usec, same_utc_hour, start_of_utc_hour, truncate_to_usec, unix_usec},
 };

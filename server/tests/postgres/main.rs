@@ -7,4 +7,5 @@ mod heads;
 mod ingest;
 mod interrupting_proxy;
 mod private_postgres;
+mod rollups;
 mod store;
