@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use cgfleet_proto::v1::{CgroupSample, GapReason};
 use uuid::Uuid;
 
-use super::{IngestHandle, Step, TickClock, TickId, step};
+use super::{IngestHandle, Step, TickClock, TickId, step, writer::Taken};
 use crate::store::{
-    CgroupIdentity, Cursor, Fence, OpenedStream, StoreError, TickRow, WriteOutcome,
+    CgroupIdentity, Cursor, Fence, OpenedStream, StoreError, TickRow,
     codec::{CgroupKey, CodecError, Frame, HeadEncoder},
     same_utc_day,
 };
@@ -38,7 +38,7 @@ pub struct Tick {
 /// What became of a tick that needs no further care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    /// It is in the store.
+    /// It is in the store, or on its way there from the spool.
     Appended {
         /// Its time by the server's clock.
         tick_at: SystemTime,
@@ -119,7 +119,7 @@ impl HostIngest {
         self.cursor
     }
 
-    /// Stores a tick and returns when it is stored, however long Postgres is away. A tick whose call
+    /// Stores a tick and returns when it is stored or spooled, however long Postgres is away. A tick whose call
     /// was dropped may or may not be stored; the next one then finds the cursor moved and is fenced.
     pub async fn store(&mut self, tick: Tick) -> Result<Stored, IngestError> {
         let clock = self.clock.get_or_insert(TickClock::anchor(tick.boottime, tick.received_at));
@@ -155,8 +155,8 @@ impl HostIngest {
             gap,
         };
         match self.handle.write(row).await {
-            Some(Ok(WriteOutcome::Stored | WriteOutcome::AlreadyStored)) => {}
-            Some(Ok(WriteOutcome::Fenced)) => return Err(IngestError::Fenced { host_id }),
+            Some(Ok(Taken::Stored | Taken::Spooled)) => {}
+            Some(Ok(Taken::Fenced)) => return Err(IngestError::Fenced { host_id }),
             Some(Err(source)) => return Err(IngestError::Refused { host_id, sequence, source }),
             None => return Err(IngestError::WriterStopped),
         }

@@ -30,6 +30,8 @@ pub use self::{
     timestamp::{same_utc_day, truncate_to_usec},
 };
 
+pub(crate) use self::timestamp::to_timestamptz;
+
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// Bounds on what the store asks of Postgres.

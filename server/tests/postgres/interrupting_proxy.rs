@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -24,6 +25,7 @@ pub(crate) enum Fault {
 pub(crate) struct InterruptingProxy {
     dir: TempDir,
     faults: Arc<Mutex<Vec<Fault>>>,
+    is_cut: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -33,8 +35,10 @@ impl InterruptingProxy {
         let name = ".s.PGSQL.5432";
         let listener = UnixListener::bind(dir.path().join(name)).unwrap();
         let faults = Arc::<Mutex<Vec<Fault>>>::default();
-        let task = tokio::spawn(accept(listener, socket_dir.join(name), Arc::clone(&faults)));
-        Self { dir, faults, task }
+        let is_cut = watch::Sender::new(false);
+        let task =
+            tokio::spawn(accept(listener, socket_dir.join(name), Arc::clone(&faults), is_cut.subscribe()));
+        Self { dir, faults, is_cut, task }
     }
 
     pub(crate) fn socket_dir(&self) -> &Path {
@@ -44,6 +48,11 @@ impl InterruptingProxy {
     /// The next commits meet these faults.
     pub(crate) fn inject(&self, faults: &[Fault]) {
         self.faults.lock().unwrap().extend(faults);
+    }
+
+    /// Ends every connection, and lets none through until it is mended.
+    pub(crate) fn cut(&self, is_cut: bool) {
+        self.is_cut.send_replace(is_cut);
     }
 
     pub(crate) fn faults_left(&self) -> usize {
@@ -57,10 +66,24 @@ impl Drop for InterruptingProxy {
     }
 }
 
-async fn accept(listener: UnixListener, postgres: PathBuf, faults: Arc<Mutex<Vec<Fault>>>) {
+async fn accept(
+    listener: UnixListener,
+    postgres: PathBuf,
+    faults: Arc<Mutex<Vec<Fault>>>,
+    is_cut: watch::Receiver<bool>,
+) {
     while let Ok((client, _)) = listener.accept().await {
+        if *is_cut.borrow() {
+            continue;
+        }
         let server = UnixStream::connect(&postgres).await.unwrap();
-        tokio::spawn(relay(client, server, Arc::clone(&faults)));
+        let (faults, mut is_cut) = (Arc::clone(&faults), is_cut.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = relay(client, server, faults) => {}
+                _ = is_cut.wait_for(|is_cut| *is_cut) => {}
+            }
+        });
     }
 }
 

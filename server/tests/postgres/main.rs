@@ -7,4 +7,5 @@ mod fixture;
 mod ingest;
 mod interrupting_proxy;
 mod private_postgres;
+mod spool;
 mod store;
