@@ -242,23 +242,23 @@ mod tests {
         check(
             Format::Table,
             &expect![[r#"
-            HOST  STATE  ADDRESS        KERNEL  AGENT  HEARTBEAT  LAST_TICK  HOST_ID
-            web   up     10.0.0.1:7401  6.12.0  0.1.0  3s ago     3s ago     id-1
-            web   lost   10.0.0.1:7401  6.12.0  0.1.0  -          -          id-2
-        "#]],
+                HOST  STATE  ADDRESS        KERNEL  AGENT  HEARTBEAT  LAST_TICK  SPOOLED  LAST_GAP  HOST_ID
+                web   up     10.0.0.1:7401  6.12.0  0.1.0  3s ago     3s ago          12  1m ago    id-1
+                web   lost   10.0.0.1:7401  6.12.0  0.1.0  -          -                -  -         id-2
+            "#]],
         );
         check(
             Format::Json,
             &expect![[r#"
-            {"hosts":[{"host_id":"id-1","hostname":"web","state":"up","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":"2026-11-23T08:00:00Z","last_tick_at":"2026-11-23T08:00:00Z"},{"host_id":"id-2","hostname":"web","state":"lost","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":null,"last_tick_at":null}]}
-        "#]],
+                {"hosts":[{"host_id":"id-1","hostname":"web","state":"up","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":"2026-11-23T08:00:00Z","last_tick_at":"2026-11-23T08:00:00Z","spooled_ticks":12,"spooled_since":"2026-11-23T08:00:00Z","waiting_since":null,"last_gap":{"after":"2026-11-23T07:58:20Z","before":"2026-11-23T07:59:03Z","reason":"not_received"}},{"host_id":"id-2","hostname":"web","state":"lost","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":null,"last_tick_at":null,"spooled_ticks":0,"spooled_since":null,"waiting_since":null,"last_gap":null}],"backlog":{"failing_since":null,"error":null,"spooled_ticks":0,"spooled_since":null,"spool_bytes":0,"spool_bytes_max":0,"dropped_ticks":0}}
+            "#]],
         );
         check(
             Format::Ndjson,
             &expect![[r#"
-            {"host_id":"id-1","hostname":"web","state":"up","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":"2026-11-23T08:00:00Z","last_tick_at":"2026-11-23T08:00:00Z"}
-            {"host_id":"id-2","hostname":"web","state":"lost","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":null,"last_tick_at":null}
-        "#]],
+                {"host_id":"id-1","hostname":"web","state":"up","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":"2026-11-23T08:00:00Z","last_tick_at":"2026-11-23T08:00:00Z","spooled_ticks":12,"spooled_since":"2026-11-23T08:00:00Z","waiting_since":null,"last_gap":{"after":"2026-11-23T07:58:20Z","before":"2026-11-23T07:59:03Z","reason":"not_received"}}
+                {"host_id":"id-2","hostname":"web","state":"lost","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":null,"last_tick_at":null,"spooled_ticks":0,"spooled_since":null,"waiting_since":null,"last_gap":null}
+            "#]],
         );
     }
 
@@ -282,7 +282,7 @@ mod tests {
         check(
             spooled,
             Some(
-                "the server's Postgres takes no ticks (first seen 60s ago): connection\\nrefused; 12 ticks in the \
+                "the server's Postgres takes no ticks (first seen 1m ago): connection?refused; 12 ticks in the \
                  spool (the oldest 3s ago), 90 of 100 bytes; 2 spooled ticks were dropped: the server's log says why",
             ),
         );
