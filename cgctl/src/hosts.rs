@@ -209,6 +209,7 @@ mod tests {
                     after: at(1_795_420_700),
                     before: at(1_795_420_743),
                     reason: GapReason::NotReceived.into(),
+                    ..HistoryGap::default()
                 };
                 let backlog = HostBacklog {
                     spooled_ticks: 12,

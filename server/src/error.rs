@@ -39,7 +39,9 @@ impl From<StoreError> for WireError {
     fn from(error: StoreError) -> Self {
         let message = error.to_string();
         match error {
-            StoreError::Payload { .. } => Self::new(Code::DataLoss, ErrorReason::Internal, message),
+            StoreError::Payload { .. } | StoreError::Chunk { .. } => {
+                Self::new(Code::DataLoss, ErrorReason::Internal, message)
+            }
             _ => Self::new(Code::Unavailable, ErrorReason::StoreUnavailable, message),
         }
     }

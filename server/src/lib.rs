@@ -2,9 +2,11 @@
 //!
 //! main → [`run`] → service → hosts, fanout, watch, ingest → spool → store, never back.
 
+pub mod compaction;
 pub mod config;
 mod error;
 mod fanout;
+pub mod history;
 pub mod hosts;
 pub mod ingest;
 pub mod private_postgres;
@@ -22,11 +24,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
+    compaction::{CompactionProgress, Compactor},
     config::ServerConfig,
     hosts::Hosts,
     ingest::{IngestWriter, Spooling, keep_ingesting},
     private_postgres::{PrivatePostgres, PrivatePostgresError},
-    service::Fleet,
+    service::{Fleet, HistoryLimits},
     spool::{Spool, SpoolError, SpoolLimits, StateSpace},
     store::{Database, Store, StoreError, StoreLimits},
 };
@@ -97,6 +100,10 @@ async fn serve_from(
         ingest.remember_gap(host_id, gap);
     }
     let writer = tokio::spawn(writer.run());
+    let compaction = Arc::new(CompactionProgress::default());
+    let tasks_max = config.compaction_tasks_max as usize;
+    let compactor = Compactor::new(store.clone(), tasks_max, compaction, shutdown.clone());
+    let compactor = tokio::spawn(compactor.run());
     for host in hosts.all().into_iter().filter(|host| host.claim_stream()) {
         tokio::spawn(keep_ingesting(host, ingest.clone(), shutdown.clone()));
     }
@@ -109,12 +116,19 @@ async fn serve_from(
         fanout_hosts_max: config.fanout_hosts_max as usize,
         subscriptions: Arc::new(Semaphore::new(config.subscriptions_max as usize)),
         subscriptions_max: config.subscriptions_max,
+        history_turns: Arc::new(Semaphore::new(config.history_queries_max as usize)),
+        history_queries_max: config.history_queries_max,
+        history_limits: HistoryLimits {
+            series_max: config.history_series_max as usize,
+            values_max: config.history_values_max as usize,
+        },
         shutdown: shutdown.clone(),
     };
     let routes = Routes::new(FleetServiceServer::new(fleet));
     let served = serve::serve(listener, routes, &["cgfleet.v1.FleetService"], shutdown).await;
     // A batch under way is finished before the connections go.
     let _ = writer.await;
+    let _ = compactor.await;
     store.close().await;
     Ok(served?)
 }

@@ -7,20 +7,18 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
-    sync::Arc,
     time::Duration,
 };
 
 use cgfleet_model::Metric;
 use cgfleet_proto::v1::CgroupSample;
-use tokio::task::spawn_blocking;
 
 use crate::stream::Read;
 
 /// The journal of one agent.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    file: Arc<File>,
+    file: File,
     epoch: String,
     /// Of the feed whose ticks are noted.
     pub(super) interval: Duration,
@@ -30,20 +28,16 @@ impl Journal {
     /// Appends to this file, which is made if it is missing.
     pub(crate) fn open(path: &Path, epoch: String, interval: Duration) -> io::Result<Self> {
         let file = File::options().create(true).append(true).mode(0o644).open(path)?;
-        Ok(Self { file: Arc::new(file), epoch, interval })
+        Ok(Self { file, epoch, interval })
     }
 
-    /// Returns when the tick's line is on disk.
-    pub(super) async fn note(&self, read: &Read) -> io::Result<()> {
+    /// Returns when the tick's line is on disk. For the walker's thread: it blocks.
+    pub(super) fn note(&self, read: &Read) -> io::Result<()> {
         let Read { sequence, boottime, samples, .. } = read;
         let (epoch, boottime, cgroups) = (&self.epoch, boottime.as_nanos(), samples.len());
         let line = format!("{epoch} {sequence} {boottime} {cgroups} {:08x}\n", tick_checksum(samples));
-        let file = Arc::clone(&self.file);
-        let written = spawn_blocking(move || {
-            (&*file).write_all(line.as_bytes())?;
-            file.sync_data()
-        });
-        written.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+        (&self.file).write_all(line.as_bytes())?;
+        self.file.sync_data()
     }
 }
 

@@ -4,7 +4,13 @@
 //! Where the store takes nothing for a while, ticks go to the spool; and so do those of a host that has some there, so
 //! that a host's ticks stay in order. Where the spool takes nothing either, they wait here.
 
-use std::{mem, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -39,7 +45,7 @@ pub(super) enum Taken {
 }
 
 /// `Err` if Postgres refused the tick for its contents.
-type Outcome = Result<Taken, StoreError>;
+pub(super) type Outcome = Result<Taken, StoreError>;
 
 #[derive(Debug)]
 struct Waiting {
@@ -177,12 +183,18 @@ impl IngestWriter {
         Some(ready)
     }
 
-    /// Stores or spools each tick, or stalls it; `None` at shutdown.
+    /// Stores or spools each tick, or stalls it; `None` at shutdown. All of a host's ticks go the same way, or what
+    /// is behind one that is stalled is stalled too.
     async fn take(&mut self, ready: Vec<Waiting>) -> Option<()> {
         let shared = Arc::clone(&self.shared);
         let (mut batch, mut callers, mut behind) = (TickBatch::default(), Vec::new(), Vec::new());
+        // Asked once for each: the spool is drained meanwhile.
+        let mut is_spooled = HashMap::new();
         for Waiting { row, done } in ready {
-            if shared.spool.as_ref().is_some_and(|spool| self.is_for_spool(spool, row.host_id)) {
+            let host_id = row.host_id;
+            let is_for_spool =
+                || shared.spool.as_ref().is_some_and(|spool| self.is_for_spool(spool, host_id));
+            if *is_spooled.entry(host_id).or_insert_with(is_for_spool) {
                 behind.push(Waiting { row, done });
             } else if let Some(row) = batch.try_push(row) {
                 self.stalled.push(Waiting { row, done });
@@ -218,15 +230,19 @@ impl IngestWriter {
         if together.is_ok() {
             self.is_stall_known = false;
         }
+        let mut without_room = HashSet::new();
         for (row, done) in rows.into_iter().zip(callers) {
             let spooled = match &together {
                 // A part of them may fit.
-                Err(SpoolError::Full { .. }) => spool.append(std::slice::from_ref(&row)).await.is_ok(),
+                Err(SpoolError::Full { .. }) if !without_room.contains(&row.host_id) => {
+                    spool.append(std::slice::from_ref(&row)).await.is_ok()
+                }
                 together => together.is_ok(),
             };
             if spooled {
                 let _ = done.send(Ok(Taken::Spooled));
             } else {
+                without_room.insert(row.host_id);
                 self.stalled.push(Waiting { row, done });
             }
         }

@@ -96,6 +96,7 @@ fn host_backlog(backlog: HostBacklog) -> WireHostBacklog {
             after: Some(gap.after_at.into()),
             before: Some(gap.before_at.into()),
             reason: gap.reason.into(),
+            ..HistoryGap::default()
         }),
     }
 }

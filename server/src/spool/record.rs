@@ -4,13 +4,13 @@
 
 use std::time::SystemTime;
 
-use cgfleet_proto::v1::GapReason;
+use cgfleet_proto::v1::{GapReason, Workload};
 use prost::Message;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::store::{
-    CgroupIdentity, Cursor, Fence, Gap, TickRow,
+    CgroupIdentity, Cursor, Fence, Gap, GoneCgroup, TickRow,
     codec::{CgroupKey, Frame},
     to_timestamptz,
 };
@@ -43,6 +43,12 @@ struct Row {
     new_cgroups: Vec<NewCgroup>,
     #[prost(message, optional, tag = "13")]
     gap: Option<EndedGap>,
+    #[prost(bool, tag = "14")]
+    is_fresh: bool,
+    #[prost(message, repeated, tag = "15")]
+    names: Vec<Name>,
+    #[prost(message, repeated, tag = "16")]
+    gone: Vec<Gone>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -69,6 +75,28 @@ struct NewCgroup {
     level: u32,
     #[prost(string, tag = "6")]
     path: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Name {
+    #[prost(uint32, tag = "1")]
+    hierarchy_id: u32,
+    #[prost(uint64, tag = "2")]
+    cgroup_id: u64,
+    #[prost(message, optional, tag = "3")]
+    workload: Option<Workload>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Gone {
+    #[prost(uint32, tag = "1")]
+    hierarchy_id: u32,
+    #[prost(uint64, tag = "2")]
+    cgroup_id: u64,
+    #[prost(sint64, optional, tag = "3")]
+    created_at_usec: Option<i64>,
+    #[prost(sint64, tag = "4")]
+    last_tick_at_usec: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -105,6 +133,17 @@ pub(super) fn encode(row: &TickRow) -> Vec<u8> {
         level: cgroup.level,
         path: cgroup.path.clone(),
     };
+    let name = |(key, workload): &(CgroupKey, Workload)| Name {
+        hierarchy_id: key.hierarchy_id,
+        cgroup_id: key.cgroup_id,
+        workload: Some(workload.clone()),
+    };
+    let gone = |gone: &GoneCgroup| Gone {
+        hierarchy_id: gone.key.hierarchy_id,
+        cgroup_id: gone.key.cgroup_id,
+        created_at_usec: gone.created_at.map(usec),
+        last_tick_at_usec: usec(gone.last_tick_at),
+    };
     let row = Row {
         host_id: id(row.host_id),
         fence: row.fence.number(),
@@ -127,6 +166,9 @@ pub(super) fn encode(row: &TickRow) -> Vec<u8> {
             before_at_usec: usec(gap.before_at),
             reason: gap.reason.into(),
         }),
+        is_fresh: row.is_fresh,
+        names: row.names.iter().map(name).collect(),
+        gone: row.gone.iter().map(gone).collect(),
     };
     row.encode_to_vec()
 }
@@ -152,6 +194,16 @@ pub(super) fn decode(body: &[u8]) -> Result<TickRow, RowError> {
         let (after_at, before_at) = (time_of(gap.after_at_usec)?, time_of(gap.before_at_usec)?);
         Ok::<_, RowError>(Gap { after_at, before_at, reason: gap.reason() })
     };
+    let name = |Name { hierarchy_id, cgroup_id, workload }| {
+        (CgroupKey { hierarchy_id, cgroup_id }, workload.unwrap_or_default())
+    };
+    let gone = |gone: Gone| {
+        Ok(GoneCgroup {
+            key: CgroupKey { hierarchy_id: gone.hierarchy_id, cgroup_id: gone.cgroup_id },
+            created_at: gone.created_at_usec.map(time_of).transpose()?,
+            last_tick_at: time_of(gone.last_tick_at_usec)?,
+        })
+    };
     Ok(TickRow {
         host_id: id(&row.host_id)?,
         fence: Fence::of_number(row.fence),
@@ -166,6 +218,9 @@ pub(super) fn decode(body: &[u8]) -> Result<TickRow, RowError> {
         payload: row.payload,
         new_cgroups: row.new_cgroups.into_iter().map(new_cgroup).collect::<Result<_, RowError>>()?,
         gap: row.gap.map(gap).transpose()?,
+        is_fresh: row.is_fresh,
+        names: row.names.into_iter().map(name).collect(),
+        gone: row.gone.into_iter().map(gone).collect::<Result<_, RowError>>()?,
     })
 }
 

@@ -8,13 +8,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use cgfleet_proto::v1::GapReason;
+use cgfleet_proto::v1::{GapReason, Workload};
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::store::{
-    CgroupIdentity, Cursor, Fence, Gap,
+    CgroupIdentity, Cursor, Fence, Gap, GoneCgroup,
     codec::{CgroupKey, Frame},
 };
 
@@ -43,6 +43,17 @@ fn row(host: u128, sequence: u64, payload_bytes: usize) -> TickRow {
             parent_id: 1,
             level: 2,
             path: "/ä/\\x00".to_owned(),
+        }],
+        // A batch has no second one of a host, then.
+        is_fresh: sequence != 9,
+        names: vec![(
+            CgroupKey { hierarchy_id: 1, cgroup_id: sequence },
+            Workload { pod_name: "web".to_owned(), ..Workload::default() },
+        )],
+        gone: vec![GoneCgroup {
+            key: CgroupKey { hierarchy_id: 1, cgroup_id: 9 },
+            created_at: (sequence == 9).then(|| at(2)),
+            last_tick_at: at(3),
         }],
         gap: (sequence == 5).then(|| Gap {
             after_at: at(1),

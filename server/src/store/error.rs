@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use sqlx::migrate::MigrateError;
 use uuid::Uuid;
 
-use super::codec::CodecError;
+use super::codec::{CgroupKey, CodecError};
 
 /// A store operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,24 @@ pub enum StoreError {
         host_id: Uuid,
         /// The tick.
         tick_at: SystemTime,
+        /// What is wrong with it.
+        source: CodecError,
+    },
+    /// Ticks were dropped by retention while they were read.
+    #[error("store: ticks were dropped while they were read; ask again")]
+    HeadGone,
+    /// A stored chunk cannot be read.
+    #[error(
+        "stored chunk of host {host_id}, hierarchy {}, cgroup {}, from {}: {source}",
+        key.hierarchy_id, key.cgroup_id, super::timestamp::display(*first_at)
+    )]
+    Chunk {
+        /// The host.
+        host_id: Uuid,
+        /// The cgroup; that of id 0 has the host's short-lived ones.
+        key: CgroupKey,
+        /// Its first tick.
+        first_at: SystemTime,
         /// What is wrong with it.
         source: CodecError,
     },

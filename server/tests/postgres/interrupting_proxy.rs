@@ -26,6 +26,8 @@ pub(crate) struct InterruptingProxy {
     dir: TempDir,
     faults: Arc<Mutex<Vec<Fault>>>,
     is_cut: watch::Sender<bool>,
+    /// Messages that clients may still send before every connection is lost, if any are.
+    messages_left: Arc<Mutex<Option<u32>>>,
     task: JoinHandle<()>,
 }
 
@@ -36,9 +38,10 @@ impl InterruptingProxy {
         let listener = UnixListener::bind(dir.path().join(name)).unwrap();
         let faults = Arc::<Mutex<Vec<Fault>>>::default();
         let is_cut = watch::Sender::new(false);
-        let task =
-            tokio::spawn(accept(listener, socket_dir.join(name), Arc::clone(&faults), is_cut.subscribe()));
-        Self { dir, faults, is_cut, task }
+        let messages_left = Arc::<Mutex<Option<u32>>>::default();
+        let inflicted = Inflicted { faults: Arc::clone(&faults), messages_left: Arc::clone(&messages_left) };
+        let task = tokio::spawn(accept(listener, socket_dir.join(name), inflicted, is_cut.subscribe()));
+        Self { dir, faults, is_cut, messages_left, task }
     }
 
     pub(crate) fn socket_dir(&self) -> &Path {
@@ -55,6 +58,16 @@ impl InterruptingProxy {
         self.is_cut.send_replace(is_cut);
     }
 
+    /// Loses the connection that sends this message (counted over all of them), before Postgres has it.
+    pub(crate) fn cut_after(&self, messages: u32) {
+        *self.messages_left.lock().unwrap() = Some(messages);
+    }
+
+    /// Whether [`cut_after`](Self::cut_after) has cut.
+    pub(crate) fn cut_off(&self) -> bool {
+        *self.messages_left.lock().unwrap() == Some(0)
+    }
+
     pub(crate) fn faults_left(&self) -> usize {
         self.faults.lock().unwrap().len()
     }
@@ -66,10 +79,26 @@ impl Drop for InterruptingProxy {
     }
 }
 
+#[derive(Clone)]
+struct Inflicted {
+    faults: Arc<Mutex<Vec<Fault>>>,
+    messages_left: Arc<Mutex<Option<u32>>>,
+}
+
+impl Inflicted {
+    /// Counts a message; whether it is the one to cut at.
+    fn cuts_here(&self) -> bool {
+        let mut left = self.messages_left.lock().unwrap();
+        let cuts = *left == Some(1);
+        *left = left.map(|left| left.saturating_sub(1));
+        cuts
+    }
+}
+
 async fn accept(
     listener: UnixListener,
     postgres: PathBuf,
-    faults: Arc<Mutex<Vec<Fault>>>,
+    inflicted: Inflicted,
     is_cut: watch::Receiver<bool>,
 ) {
     while let Ok((client, _)) = listener.accept().await {
@@ -77,10 +106,10 @@ async fn accept(
             continue;
         }
         let server = UnixStream::connect(&postgres).await.unwrap();
-        let (faults, mut is_cut) = (Arc::clone(&faults), is_cut.clone());
+        let (inflicted, mut is_cut) = (inflicted.clone(), is_cut.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = relay(client, server, faults) => {}
+                () = relay(client, server, inflicted) => {}
                 _ = is_cut.wait_for(|is_cut| *is_cut) => {}
             }
         });
@@ -89,15 +118,18 @@ async fn accept(
 
 /// Relays until either side ends or a fault strikes. Postgres sees a lost connection as its client
 /// closing it.
-async fn relay(mut client: UnixStream, mut server: UnixStream, faults: Arc<Mutex<Vec<Fault>>>) {
+async fn relay(mut client: UnixStream, mut server: UnixStream, inflicted: Inflicted) {
     let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     loop {
         tokio::select! {
             read = client.read(&mut asked) => {
                 let Ok(1..) = read else { return };
                 let asked = &asked[..read.unwrap()];
+                if inflicted.cuts_here() {
+                    return;
+                }
                 let is_commit = asked.windows(6).any(|word| word == b"COMMIT");
-                let fault = if is_commit { take_first(&faults) } else { None };
+                let fault = if is_commit { take_first(&inflicted.faults) } else { None };
                 if fault == Some(Fault::BeforeCommit) || server.write_all(asked).await.is_err() {
                     return;
                 }

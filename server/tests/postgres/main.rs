@@ -2,8 +2,10 @@
 //! binary, a fresh database for each.
 
 mod backup;
+mod compaction;
 mod external;
 mod fixture;
+mod heads;
 mod ingest;
 mod interrupting_proxy;
 mod private_postgres;
