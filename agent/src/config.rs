@@ -19,6 +19,7 @@ pub const DAEMON: Daemon = Daemon {
     version: env!("CARGO_PKG_VERSION"),
     env_prefix: "CGFLEET_AGENT_",
     default_file: "/etc/cgfleet/agent.toml",
+    commands: &[],
 };
 
 /// The kernel ends an iterator's read after so many objects (kernel/bpf/bpf_iter.c, MAX_ITER_OBJECTS).
@@ -168,6 +169,9 @@ pub struct AgentConfig {
     /// newest is kept always, and shares with those before it what did not change.
     #[config(default = 8_388_608)]
     pub history_bytes_max: u32,
+    /// For tests: a file in state_dir that gets a line for each tick of sample_interval, on disk before anybody is told
+    /// of the tick. It grows without bound, and every tick waits for the disk. Unset means none.
+    pub tick_journal: Option<String>,
     /// What to log: a level (error, warn, info, debug, trace), or target=level,…
     #[config(default = "info")]
     pub log: String,

@@ -3,13 +3,19 @@
 //! Owns the connection pool, the schema's migrations and every statement. Must not know: gRPC,
 //! agents, what a stream is doing, or what time it is.
 
+mod cgroups;
 pub mod codec;
+mod compaction;
+mod copy;
 mod cursor;
 mod database;
 mod error;
 mod history;
 mod hosts;
 mod partitions;
+mod reader_role;
+mod retention;
+mod rollups;
 mod ticks;
 mod timestamp;
 
@@ -19,16 +25,25 @@ use sqlx::{
     Connection as _, Executor as _, PgConnection, PgPool, migrate::Migrator, postgres::PgPoolOptions,
 };
 
-use self::partitions::KnownDays;
+use self::partitions::KnownPartitions;
 pub use self::{
+    compaction::{ChunkRow, CompactedWindow, HeadTick, HostProgress},
     cursor::{Cursor, Fence, OpenedStream},
     database::Database,
     error::StoreError,
-    history::{CgroupSelector, HistoryEvent, HistoryReader},
+    history::{
+        CgroupFilter, CgroupSelector, HistoryEvent, HistoryReader, PageRead, ReadError, SeriesPage,
+        StoredCgroup, TierRead, WorkloadNames, is_rolled_up,
+    },
     hosts::{HostRecord, StoredHost},
-    ticks::{CgroupIdentity, Gap, TickBatch, TickRow, WriteOutcome},
-    timestamp::{same_utc_day, truncate_to_usec},
+    partitions::{Partition, Tier},
+    retention::{DropOutcome, StoredPartition},
+    rollups::{COUNTERS, GAUGES, GaugeRollup, HourRow, MinuteRow, StoredMinutes},
+    ticks::{CgroupIdentity, Gap, GoneCgroup, TickBatch, TickRow, WriteOutcome},
+    timestamp::{from_unix_usec, same_utc_hour, start_of_utc_hour, truncate_to_usec, unix_usec},
 };
+
+pub(crate) use self::timestamp::to_timestamptz;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
@@ -58,7 +73,7 @@ impl Default for StoreLimits {
 pub struct Store {
     pool: PgPool,
     limits: StoreLimits,
-    known_days: Arc<KnownDays>,
+    known_partitions: Arc<KnownPartitions>,
 }
 
 impl Store {
@@ -75,6 +90,7 @@ impl Store {
             })
             .map_err(|source| StoreError::Connect { at: database.to_string(), source })?;
         MIGRATIONS.run(&mut connection).await.map_err(|source| StoreError::Migrate { source })?;
+        reader_role::grant(&mut connection).await?;
         connection.close().await.map_err(StoreError::during("close the first connection"))?;
 
         let pool = PgPoolOptions::new()
@@ -87,7 +103,7 @@ impl Store {
                 )
             })
             .connect_lazy_with(options);
-        Ok(Self { pool, limits, known_days: Arc::default() })
+        Ok(Self { pool, limits, known_partitions: Arc::default() })
     }
 
     /// Closes every connection; operations under way finish first.

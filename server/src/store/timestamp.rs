@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use time::{Date, OffsetDateTime};
+use time::{OffsetDateTime, Time};
 
 /// Unix seconds of the years 1 and 9999, beyond which no date is written. Only a clock that is wrong,
 /// or a client that is, names such a time.
@@ -10,7 +10,7 @@ const SECONDS_MIN: i64 = -62_135_596_800;
 const SECONDS_MAX: i64 = 253_402_300_799;
 
 /// The time as Postgres takes it; times outside the years 1 to 9999 become the nearest within.
-pub(super) fn to_timestamptz(at: SystemTime) -> OffsetDateTime {
+pub(crate) fn to_timestamptz(at: SystemTime) -> OffsetDateTime {
     let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     let (seconds, nanos) = match at.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => (seconds(after), after.subsec_nanos()),
@@ -30,14 +30,32 @@ pub(super) fn from_timestamptz(at: OffsetDateTime) -> SystemTime {
     SystemTime::from(at)
 }
 
-/// The UTC day of a time.
-pub(super) fn utc_day(at: SystemTime) -> Date {
-    to_timestamptz(at).date()
-}
-
 /// The beginning of the UTC day of a time.
 pub(super) fn start_of_utc_day(at: SystemTime) -> SystemTime {
-    from_timestamptz(utc_day(at).midnight().assume_utc())
+    from_timestamptz(to_timestamptz(at).date().midnight().assume_utc())
+}
+
+/// The beginning of the UTC hour of a time.
+pub fn start_of_utc_hour(at: SystemTime) -> SystemTime {
+    let at = to_timestamptz(at);
+    from_timestamptz(at.replace_time(Time::from_hms(at.hour(), 0, 0).unwrap_or(Time::MIDNIGHT)))
+}
+
+/// Microseconds since the Unix epoch.
+pub fn unix_usec(at: SystemTime) -> i64 {
+    // Within the years 1 to 9999 it fits.
+    i64::try_from(to_timestamptz(at).unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
+}
+
+/// The time that [`unix_usec`] counts.
+pub fn from_unix_usec(usec: i64) -> SystemTime {
+    let distance = Duration::from_micros(usec.unsigned_abs());
+    let at = if usec < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(distance)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(distance)
+    };
+    at.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// For people: RFC 3339 in UTC.
@@ -52,9 +70,9 @@ pub fn truncate_to_usec(at: SystemTime) -> SystemTime {
     from_timestamptz(to_timestamptz(at))
 }
 
-/// Whether two ticks belong to the same partition.
-pub fn same_utc_day(one: SystemTime, other: SystemTime) -> bool {
-    utc_day(one) == utc_day(other)
+/// Whether two ticks belong to the same partition of the head.
+pub fn same_utc_hour(one: SystemTime, other: SystemTime) -> bool {
+    start_of_utc_hour(one) == start_of_utc_hour(other)
 }
 
 #[cfg(test)]
@@ -75,10 +93,19 @@ mod tests {
     }
 
     #[test]
-    fn a_day_begins_at_midnight_utc() {
-        let midnight = SystemTime::UNIX_EPOCH + Duration::from_hours(20_000 * 24);
-        assert_eq!(start_of_utc_day(midnight), midnight);
-        assert_eq!(start_of_utc_day(midnight + Duration::from_secs(86_399)), midnight);
-        assert!(!same_utc_day(midnight, midnight - Duration::from_nanos(1)));
+    fn an_hour_begins_with_its_first_microsecond() {
+        let hour = SystemTime::UNIX_EPOCH + Duration::from_hours(480_007);
+        assert_eq!(start_of_utc_hour(hour), hour);
+        assert_eq!(start_of_utc_hour(hour + Duration::from_secs(3_599)), hour);
+        assert!(!same_utc_hour(hour, hour - Duration::from_nanos(1)));
+    }
+
+    #[test]
+    fn microseconds_are_counted_both_ways() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        for at in [epoch, epoch + Duration::from_micros(1), epoch - Duration::from_micros(1_500_001)] {
+            assert_eq!(from_unix_usec(unix_usec(at)), at);
+        }
+        assert_eq!(unix_usec(epoch - Duration::from_secs(1)), -1_000_000);
     }
 }

@@ -46,6 +46,16 @@ impl MetricValues {
         self.present.contains(metric).then(|| self.values.get(self.present.rank(metric)).copied())?
     }
 
+    /// Which metrics were measured.
+    pub fn present(&self) -> MetricSet {
+        self.present
+    }
+
+    /// The values of these, in the metrics' order.
+    pub fn values(&self) -> &[u64] {
+        &self.values
+    }
+
     /// Sets every metric of `sample` to what was measured.
     pub fn write_to(&self, sample: &mut CgroupSample) {
         for metric in Metric::ALL {
@@ -75,6 +85,11 @@ impl TickValues {
     pub fn get(&self, key: CgroupKey) -> Option<&MetricValues> {
         let at = self.entries.binary_search_by_key(&key, |(key, _)| *key).ok()?;
         Some(&self.entries[at].1)
+    }
+
+    /// Every cgroup, ascending by key.
+    pub fn iter(&self) -> impl Iterator<Item = (CgroupKey, &MetricValues)> {
+        self.entries.iter().map(|(key, values)| (*key, values))
     }
 
     /// How many cgroups the tick contains.
