@@ -78,6 +78,17 @@ pub struct ServerConfig {
     /// takes up to 256 MiB for a host of many thousand cgroups that all change.
     #[config(default = 1)]
     pub compaction_tasks_max: u32,
+    /// The most questions on the past that are answered at a time; others wait, and are refused after 5s. 1 to 1000.
+    #[config(default = 8)]
+    pub history_queries_max: u32,
+    /// The most series that the answer to one question on the past may hold at a time, and the most cgroups that it
+    /// may choose by their names; 1 to 10000000.
+    #[config(default = 100000)]
+    pub history_series_max: u32,
+    /// The most values that the answer to one question on the past may hold at a time, about 20 bytes each; 1000 to
+    /// 1000000000.
+    #[config(default = 4000000)]
+    pub history_values_max: u32,
     /// What to log: a level (error, warn, info, debug, trace), or target=level,…
     #[config(default = "info")]
     pub log: String,
@@ -125,6 +136,9 @@ impl Checked for ServerConfig {
         // All of them are streams of one connection to each agent, of which HTTP/2 servers allow 200.
         within("subscriptions_max", self.subscriptions_max, 1, 128)?;
         within("compaction_tasks_max", self.compaction_tasks_max, 1, 64)?;
+        within("history_queries_max", self.history_queries_max, 1, 1000)?;
+        within("history_series_max", self.history_series_max, 1, 10_000_000)?;
+        within("history_values_max", self.history_values_max, 1000, 1_000_000_000)?;
         if !trace::is_filter(&self.log) {
             return Err(InvalidValue::new("log", trace::FILTER_ALLOWED));
         }

@@ -6,6 +6,7 @@ pub mod compaction;
 pub mod config;
 mod error;
 mod fanout;
+pub mod history;
 pub mod hosts;
 pub mod ingest;
 pub mod private_postgres;
@@ -27,7 +28,7 @@ use crate::{
     hosts::Hosts,
     ingest::{IngestWriter, keep_ingesting},
     private_postgres::{PrivatePostgres, PrivatePostgresError},
-    service::Fleet,
+    service::{Fleet, HistoryLimits},
     store::{Database, Store, StoreError, StoreLimits},
 };
 
@@ -83,6 +84,12 @@ async fn serve_from(
         fanout_hosts_max: config.fanout_hosts_max as usize,
         subscriptions: Arc::new(Semaphore::new(config.subscriptions_max as usize)),
         subscriptions_max: config.subscriptions_max,
+        history_turns: Arc::new(Semaphore::new(config.history_queries_max as usize)),
+        history_queries_max: config.history_queries_max,
+        history_limits: HistoryLimits {
+            series_max: config.history_series_max as usize,
+            values_max: config.history_values_max as usize,
+        },
         shutdown: shutdown.clone(),
     };
     let routes = Routes::new(FleetServiceServer::new(fleet));

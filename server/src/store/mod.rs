@@ -29,7 +29,10 @@ pub use self::{
     cursor::{Cursor, Fence, OpenedStream},
     database::Database,
     error::StoreError,
-    history::{CgroupSelector, HistoryEvent, HistoryReader},
+    history::{
+        CgroupFilter, CgroupSelector, HistoryEvent, HistoryReader, PageRead, ReadError, SeriesPage,
+        StoredCgroup, TierRead, WorkloadNames, is_rolled_up,
+    },
     hosts::{HostRecord, StoredHost},
     partitions::{Partition, Tier},
     rollups::{COUNTERS, GAUGES, GaugeRollup, HourRow, Minute, MinuteRow},

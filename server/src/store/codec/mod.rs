@@ -14,6 +14,7 @@ mod frame;
 #[cfg(test)]
 mod fuzz;
 mod metrics;
+mod scan;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -25,6 +26,7 @@ pub use self::{
     chunk::{ChunkBuilder, ChunkColumn, ChunkSeries, decode_chunk, encode_chunk},
     encoder::{EncodedHead, HeadEncoder},
     error::CodecError,
+    scan::{HeadScanner, ScannedCgroup, ScannedTick, UNTAGGED},
     values::{CgroupKey, MetricValues, TickValues},
 };
 use self::{

@@ -12,7 +12,7 @@ fn sample(cgroup_id: u64, usage_usec: Option<u64>) -> CgroupSample {
 }
 
 /// Encodes ticks as one stream would, with the frames asked for.
-fn encode(ticks: &[(Frame, Vec<CgroupSample>)]) -> Vec<Vec<u8>> {
+pub(super) fn encode(ticks: &[(Frame, Vec<CgroupSample>)]) -> Vec<Vec<u8>> {
     let mut encoder = HeadEncoder::default();
     ticks.iter().map(|(frame, samples)| encoder.encode(samples, *frame).unwrap().payload).collect()
 }
@@ -231,7 +231,7 @@ prop_compose! {
     }
 }
 
-fn any_ticks() -> impl Strategy<Value = Vec<(Frame, Vec<CgroupSample>)>> {
+pub(super) fn any_ticks() -> impl Strategy<Value = Vec<(Frame, Vec<CgroupSample>)>> {
     let frame = prop_oneof![1 => Just(Frame::Keyframe), 5 => Just(Frame::Delta)];
     collection::vec((frame, collection::vec(any_sample(), 0..20)), 1..12)
 }
