@@ -83,8 +83,4 @@ impl Psql {
         ))
     }
 
-    /// Bytes of write-ahead log that were ever written.
-    pub(super) fn wal_bytes(&self) -> Result<f64> {
-        self.number("select pg_current_wal_lsn() - '0/0'")
-    }
 }
