@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 9] = [
+const PROTOS: [&str; 10] = [
     "cgfleet/v1/flush.proto",
     "cgfleet/v1/sample.proto",
     "cgfleet/v1/collector.proto",
@@ -13,6 +13,7 @@ const PROTOS: [&str; 9] = [
     "cgfleet/v1/walk.proto",
     "cgfleet/v1/subscribe.proto",
     "cgfleet/v1/error.proto",
+    "cgfleet/v1/history.proto",
     "cgfleet/v1/agent_service.proto",
     "cgfleet/v1/fleet_service.proto",
 ];

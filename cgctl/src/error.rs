@@ -86,6 +86,20 @@ pub(crate) enum Error {
         /// Where it ends.
         until: Timestamp,
     },
+    /// Ticks of all cgroups are asked for.
+    #[error(
+        "which cgroups? name a <TARGET>, or choose by --glob, --below, --pod, --container or --unit; with --step or \
+         --agg all of a host's are taken"
+    )]
+    NoCgroups,
+    /// The file of an export cannot be written.
+    #[error("--out {path}: {cause}")]
+    Export {
+        /// The file.
+        path: String,
+        /// Why.
+        cause: io::Error,
+    },
     /// A collector is to be switched on and off.
     #[error(transparent)]
     BothWays(#[from] BothWays),
@@ -166,9 +180,12 @@ impl Error {
         match self {
             // The reader has seen enough, as in `cgctl query … | head`.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Complete,
-            Self::Output(_) | Self::Runtime(_) | Self::Positions { .. } => Exit::Failure,
+            Self::Output(_) | Self::Runtime(_) | Self::Positions { .. } | Self::Export { .. } => {
+                Exit::Failure
+            }
             Self::Address { .. }
             | Self::TimeRange { .. }
+            | Self::NoCgroups
             | Self::BothWays(_)
             | Self::Log(_)
             | Self::NotOffered { .. }

@@ -52,7 +52,7 @@ pub async fn history(server: &Daemon, host: &str, target: CgroupTarget) -> Resul
         match response.event {
             Some(Event::Points(points)) => history.points.extend(points.points),
             Some(Event::Gap(gap)) => history.gaps.push(gap),
-            None => {}
+            Some(Event::Series(_) | Event::Values(_) | Event::Summary(_)) | None => {}
         }
     }
     let ticks: Vec<_> =

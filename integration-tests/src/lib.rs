@@ -15,6 +15,7 @@ pub mod load;
 pub mod mirror;
 pub mod network;
 pub mod privileges;
+pub mod sim;
 pub mod wait;
 pub mod walk;
 pub mod watch;

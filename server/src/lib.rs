@@ -6,6 +6,7 @@ pub mod compaction;
 pub mod config;
 mod error;
 mod fanout;
+pub mod history;
 pub mod hosts;
 pub mod ingest;
 pub mod private_postgres;
@@ -26,24 +27,23 @@ use crate::{
     config::ServerConfig,
     hosts::Hosts,
     ingest::{IngestWriter, keep_ingesting},
-    private_postgres::{PrivatePostgres, PrivatePostgresError, PrivatePostgresOptions},
-    service::Fleet,
+    private_postgres::{PrivatePostgres, PrivatePostgresError},
+    service::{Fleet, HistoryLimits},
     store::{Database, Store, StoreError, StoreLimits},
 };
 
-/// Runs a server on `listener` until `shutdown`. Its state directory exists, if it is to run a Postgres.
+/// Runs a server on `listener` until `shutdown`: on the database that it was given, or on a Postgres of its own, for
+/// which its state directory exists.
 pub async fn run(
     config: ServerConfig,
+    database: Option<Database>,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
-    if let Some(url) = config.database_url.clone() {
-        return serve_from(Database::Url(url), &config, listener, shutdown).await;
+    if let Some(database) = database {
+        return serve_from(database, &config, listener, shutdown).await;
     }
-    let options = PrivatePostgresOptions {
-        state_dir: config.state_dir.clone(),
-        bin_dir: config.postgres_bin_dir.clone(),
-    };
+    let options = config.private_postgres();
     let mut postgres = tokio::select! {
         started = PrivatePostgres::start(&options) => started?,
         () = shutdown.cancelled() => return Ok(()),
@@ -81,6 +81,12 @@ async fn serve_from(
         fanout_hosts_max: config.fanout_hosts_max as usize,
         subscriptions: Arc::new(Semaphore::new(config.subscriptions_max as usize)),
         subscriptions_max: config.subscriptions_max,
+        history_turns: Arc::new(Semaphore::new(config.history_queries_max as usize)),
+        history_queries_max: config.history_queries_max,
+        history_limits: HistoryLimits {
+            series_max: config.history_series_max as usize,
+            values_max: config.history_values_max as usize,
+        },
         shutdown: shutdown.clone(),
     };
     let routes = Routes::new(FleetServiceServer::new(fleet));

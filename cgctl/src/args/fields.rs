@@ -11,7 +11,7 @@ use crate::output::Format;
 pub(crate) struct FieldsArgs {
     /// What to read: groups (cpu) or metrics (cpu.usage_usec), as `cgctl metrics` lists them
     /// [default: all for json and ndjson, a few that are there for a table]
-    #[arg(long, value_name = "FIELD,…", value_delimiter = ',', value_parser = parse_field)]
+    #[arg(long, alias = "metric", value_name = "FIELD,…", value_delimiter = ',', value_parser = parse_field)]
     fields: Vec<String>,
 }
 
@@ -68,6 +68,12 @@ impl FieldsArgs {
             (true, Format::Json | Format::Ndjson) => return None,
         };
         Some(FieldMask { paths })
+    }
+
+    /// The columns that the fields make where none is left out for people's sake.
+    pub(crate) fn columns_of_all(&self) -> Columns {
+        let metrics = MetricSet::from_paths(self.fields.iter().map(String::as_str)).unwrap_or_default();
+        Columns { metrics, all: true }
     }
 
     /// The columns that the fields make.

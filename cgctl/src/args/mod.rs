@@ -3,6 +3,7 @@
 mod collectors;
 mod fields;
 mod freshness;
+mod history;
 mod hosts;
 mod values;
 mod view;
@@ -13,15 +14,15 @@ use std::time::Duration;
 
 use cgfleet_model::Condition;
 use cgfleet_proto::v1::CgroupTarget;
-use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser, error::ErrorKind};
-use jiff::Timestamp;
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
 
 pub(crate) use self::values::parse_staleness;
-use self::values::{parse_levels, parse_limit, parse_moment_now, parse_timeout};
+use self::values::{parse_levels, parse_limit, parse_timeout};
 pub(crate) use self::{
     collectors::{BothWays, CollectorsArgs, Switch},
     fields::{Columns, FieldsArgs},
     freshness::FreshnessArgs,
+    history::{ExportArgs, ExportFormat, HistoryArgs, HistoryCommand, HistoryFormat, QuestionArgs},
     hosts::{Answerer, HostArgs, HostTimeoutArgs},
     view::{CreateViewArgs, DeleteViewArgs, ListViewsArgs, ViewArgs, ViewCommand},
     watch::WatchArgs,
@@ -68,7 +69,7 @@ pub(crate) enum Command {
     /// Flush the kernel's cgroup statistics, so that what is read next is current
     #[command(after_help = EXIT_CODES)]
     Flush(FlushArgs),
-    /// Read what was stored of one cgroup
+    /// Read what was stored of cgroups: ticks, or series made of them
     #[command(after_help = EXIT_CODES)]
     History(HistoryArgs),
     /// List the collectors of hosts, or switch them on and off
@@ -165,26 +166,6 @@ pub(crate) struct FlushArgs {
     pub(crate) options: FlushOptions,
     #[command(flatten)]
     pub(crate) host_timeout: HostTimeoutArgs,
-    #[command(flatten)]
-    pub(crate) output: FormatArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct HistoryArgs {
-    /// The host's name or id
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) host: String,
-    /// The cgroup: /path, HIERARCHY:/path or a cgroup id
-    #[arg(value_parser = parse_target)]
-    pub(crate) target: CgroupTarget,
-    /// From when on: "3h ago", "2026-11-23 08:00" or RFC 3339 [default: an hour before --until]
-    #[arg(long, value_name = "TIME", value_parser = parse_moment_now)]
-    pub(crate) since: Option<Timestamp>,
-    /// Up to when [default: now]
-    #[arg(long, value_name = "TIME", value_parser = parse_moment_now)]
-    pub(crate) until: Option<Timestamp>,
-    #[command(flatten)]
-    pub(crate) fields: FieldsArgs,
     #[command(flatten)]
     pub(crate) output: FormatArgs,
 }

@@ -32,6 +32,11 @@ fn what_is_asked_of_whom_is_read() {
         "flush --all /a --server http://s:1 --timeout 2m",
         "flush --agent h:1",
         "history --host a /x --since now",
+        "history --host a --host b /x --step 1m --agg rate --metric cpu.usage_usec --group-by pod,host --top 10 -o csv",
+        "history --all --step 1h --group-by none",
+        "history --all --glob /kubepods.slice/** --below /a --pod shop/web-0 --plot",
+        "history export --host a /x --format parquet --out /tmp/f",
+        "history export --all --agg p99 --out f",
         "collectors --all",
         "collectors --host a --enable runqueue --enable block_io --disable attach --host-timeout 1s -o json",
         "collectors --agent h:1 --disable reclaim",
@@ -82,7 +87,16 @@ fn bad_usage_is_one_line_that_says_what_is_allowed() {
     check("query --all --timeout 25h", &["24h"]);
     check("query --all --host-timeout 5", &["'5'", "a time with its unit"]);
     check("query --hots a", &["'--hots' found; tip:", "--host"]);
-    check("history --host a", &["<TARGET>"]);
+    check("history /x", &["--host <HOST>|--all"]);
+    check("history --host a /x --glob /y", &["cannot be used with", "--glob"]);
+    check("history --host a /x --step 1.5s", &["'1.5s'", "--step", "allowed: whole seconds"]);
+    check("history --host a /x --step 367d", &["'367d'", "1s to 366 days"]);
+    check("history --host a /x --agg average", &["'average'", "mean"]);
+    check("history --host a /x --agg mean --group-by rack", &["'rack'", "pod"]);
+    check("history --host a /x --agg mean --top 0", &["'0'", "allowed: a number of series, 1 to 10000"]);
+    check("history --host a /x --plot -o json", &["cannot be used with"]);
+    check("history export --host a /x", &["--out <FILE>"]);
+    check("history export --host a /x --out f --format orc", &["'orc'", "parquet"]);
     check("history --host a /x --since yesterday", &["'yesterday'", "3h ago"]);
     check("collectors", &["--host <HOST>|--all|--agent <ADDR>"]);
     check("collectors --all --enable disk", &["--enable", "\"disk\"", "reclaim, attach, runqueue, block_io"]);

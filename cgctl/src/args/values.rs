@@ -21,6 +21,30 @@ pub(super) fn parse_limit(text: &str) -> Result<u32, InvalidLimit> {
 #[error("allowed: a number of cgroups, 1 to {}", u32::MAX)]
 pub(super) struct InvalidLimit;
 
+pub(super) fn parse_top(text: &str) -> Result<u32, InvalidTop> {
+    text.parse().ok().filter(|top| (1..=TOP_MAX).contains(top)).ok_or(InvalidTop)
+}
+
+/// The most series that the server gives as the top.
+const TOP_MAX: u32 = 10_000;
+
+#[derive(Debug, thiserror::Error)]
+#[error("allowed: a number of series, 1 to {TOP_MAX}")]
+pub(super) struct InvalidTop;
+
+/// The longest step.
+const STEP_MAX: Duration = Duration::from_hours(366 * 24);
+
+pub(super) fn parse_step(text: &str) -> Result<Duration, InvalidStep> {
+    let step = humantime::parse_duration(text).map_err(|_| InvalidStep)?;
+    let is_whole = step.subsec_nanos() == 0 && !step.is_zero();
+    if is_whole && step <= STEP_MAX { Ok(step) } else { Err(InvalidStep) }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("allowed: whole seconds with their unit (10s, 1m, 1h), 1s to 366 days")]
+pub(super) struct InvalidStep;
+
 pub(super) fn parse_levels(text: &str) -> Result<u32, InvalidLevels> {
     text.parse().map_err(|_| InvalidLevels)
 }

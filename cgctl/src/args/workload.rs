@@ -18,6 +18,11 @@ pub(crate) struct WorkloadArgs {
 }
 
 impl WorkloadArgs {
+    /// Whether all are chosen.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pod.is_none() && self.container.is_none() && self.unit.is_none()
+    }
+
     /// The filter; `None` if all are chosen.
     pub(crate) fn into_filter(self) -> Option<v1::WorkloadFilter> {
         let Self { pod, container, unit } = self;

@@ -1,49 +1,76 @@
-//! `cgctl history`: what was stored of one cgroup.
+//! `cgctl history`: what was stored, as ticks or as series, printed, drawn or written to a file.
 
+mod csv;
+mod export;
+mod plot;
+mod points;
+mod series;
 mod table;
 
-use std::io::Write;
+use std::time::{Duration, SystemTime};
 
 use cgfleet_model::TimeRange;
-use cgfleet_proto::v1::{HistoryGap, HistoryPoint, QueryHistoryRequest, query_history_response::Event};
+use cgfleet_proto::v1::{HistorySummary, HistoryTier, QueryHistoryRequest, query_history_response::Event};
 use jiff::tz::TimeZone;
-use serde::Serialize;
-use serde_json::{Map, Value};
 
 use crate::{
-    args::{Columns, HistoryArgs},
+    args::{HistoryArgs, HistoryCommand, HistoryFormat, QuestionArgs},
     error::Error,
     exit::Exit,
-    moment::to_proto,
-    output::{
-        Format, check_collected,
-        json::{groups, rfc3339, write_line},
-        note, stdout,
-    },
+    output::{Format, note, stdout, table::elapsed},
     remote::Server,
-    words,
 };
 
 pub(crate) async fn run(args: HistoryArgs, server: &Server) -> Result<Exit, Error> {
-    if let (Some(since), Some(until)) = (args.since, args.until) {
-        TimeRange::new(since.into(), until.into()).map_err(|_| Error::TimeRange { since, until })?;
+    if let Some(HistoryCommand::Export(args)) = args.command {
+        return export::run(args, server).await;
     }
-    let format = args.output.format;
-    let mut report = Report::new(stdout(format), format, args.fields.columns());
-    let request = QueryHistoryRequest {
-        host: args.host,
-        target: Some(args.target),
-        read_mask: args.fields.read_mask(format),
-        since: args.since.map(to_proto),
-        until: args.until.map(to_proto),
+    let mut question = args.question;
+    if args.plot && question.step.is_none() {
+        question.step = Some(plot::step_for(range_of(&question)));
+    }
+    check(&question)?;
+    let format = args.format;
+    let columns = match format {
+        HistoryFormat::Csv => question.fields.columns_of_all(),
+        _ => question.fields.columns(),
     };
-    match report.take(server, request).await {
-        Ok(()) => {
-            report.finish()?;
+    let zone = TimeZone::system();
+    let mut taker: Box<dyn Taker> = match (args.plot, question.is_of_series()) {
+        (true, _) => Box::new(plot::Plot::new(stdout(Format::Table), zone)),
+        (false, true) => Box::new(series::Report::new(stdout(format.of_fields()), format, zone)),
+        (false, false) => {
+            let out = stdout(format.of_fields());
+            Box::new(points::Report::new(out, format, columns, question.is_of_many()))
+        }
+    };
+    let fields = if args.plot { Format::Table } else { format.of_fields() };
+    answer(server, question.into_request(fields), taker.as_mut()).await
+}
+
+/// Takes an answer as it comes.
+trait Taker {
+    /// A part of it.
+    fn take(&mut self, event: Event) -> Result<(), Error>;
+    /// Its end: prints what is not printed yet.
+    fn finish(&mut self) -> Result<(), Error>;
+    /// How much there was, for people.
+    fn counts(&self) -> String;
+    /// Whether there was anything.
+    fn is_empty(&self) -> bool;
+}
+
+/// Has a question answered; what came before an answer broke off is shown.
+async fn answer(server: &Server, request: QueryHistoryRequest, taker: &mut dyn Taker) -> Result<Exit, Error> {
+    match take(server, request, taker).await {
+        Ok(summary) => {
+            taker.finish()?;
+            note(&format!("{}{}", taker.counts(), summary.as_ref().map(read).unwrap_or_default()));
             Ok(Exit::Complete)
         }
-        Err(error) if error.is_remote() && report.points + report.gaps > 0 => {
-            report.finish()?;
+        Err(error) if error.is_remote() && !taker.is_empty() => {
+            taker.finish()?;
+            note(&taker.counts());
             note(&format!("cgctl: {error}"));
             Ok(Exit::Partial)
         }
@@ -51,144 +78,58 @@ pub(crate) async fn run(args: HistoryArgs, server: &Server) -> Result<Exit, Erro
     }
 }
 
-/// A part of a cgroup's history, in time order.
-enum Part {
-    Point(Box<HistoryPoint>),
-    Gap(HistoryGap),
-}
-
-/// Prints a history: ndjson as it comes, the others when it is over.
-struct Report<W> {
-    out: W,
-    format: Format,
-    columns: Columns,
-    collected: Vec<Part>,
-    points: usize,
-    gaps: usize,
-}
-
-impl<W: Write> Report<W> {
-    fn new(out: W, format: Format, columns: Columns) -> Self {
-        Self { out, format, columns, collected: Vec::new(), points: 0, gaps: 0 }
-    }
-
-    async fn take(&mut self, server: &Server, request: QueryHistoryRequest) -> Result<(), Error> {
-        let mut stream =
-            server.call(request, async |mut client, request| client.query_history(request).await).await?;
-        while let Some(message) = server.link.next(&mut stream).await? {
-            match message.event {
-                Some(Event::Points(points)) => {
-                    self.add(points.points.into_iter().map(|point| Part::Point(Box::new(point))))?;
-                }
-                Some(Event::Gap(gap)) => self.add([Part::Gap(gap)])?,
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, parts: impl IntoIterator<Item = Part>) -> Result<(), Error> {
-        for part in parts {
-            match &part {
-                Part::Point(_) => self.points += 1,
-                Part::Gap(_) => self.gaps += 1,
-            }
-            if self.format == Format::Ndjson {
-                write_line(&mut self.out, &Line::of(&part))?;
-            } else {
-                self.collected.push(part);
-                check_collected(self.collected.len())?;
-            }
-        }
-        Ok(self.out.flush()?)
-    }
-
-    fn finish(&mut self) -> Result<(), Error> {
-        match self.format {
-            Format::Table => {
-                table::of(&self.collected, self.columns, &TimeZone::system()).write(&mut self.out)?;
-            }
-            Format::Json => write_line(&mut self.out, &Document::of(&self.collected))?,
-            Format::Ndjson => {}
-        }
-        self.out.flush()?;
-        note(&format!("points {}, gaps {}", self.points, self.gaps));
-        Ok(())
-    }
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Line<'a> {
-    Point(Point<'a>),
-    Gap { gap: Gap },
-}
-
-impl<'a> Line<'a> {
-    fn of(part: &'a Part) -> Self {
-        match part {
-            Part::Point(point) => Self::Point(Point::of(point)),
-            Part::Gap(gap) => Self::Gap { gap: Gap::of(gap) },
+async fn take(
+    server: &Server,
+    request: QueryHistoryRequest,
+    taker: &mut dyn Taker,
+) -> Result<Option<HistorySummary>, Error> {
+    let mut stream =
+        server.call(request, async |mut client, request| client.query_history(request).await).await?;
+    let mut summary = None;
+    while let Some(message) = server.link.next(&mut stream).await? {
+        match message.event {
+            Some(Event::Summary(last)) => summary = Some(last),
+            Some(event) => taker.take(event)?,
+            None => {}
         }
     }
+    // A server that breaks off says why; one that is gone does not say this.
+    if summary.is_none() { Err(server.link.cut_short()) } else { Ok(summary) }
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
-    points: Vec<Point<'a>>,
-    gaps: Vec<Gap>,
-}
-
-impl<'a> Document<'a> {
-    fn of(parts: &'a [Part]) -> Self {
-        let (mut points, mut gaps) = (Vec::new(), Vec::new());
-        for part in parts {
-            match part {
-                Part::Point(point) => points.push(Point::of(point)),
-                Part::Gap(gap) => gaps.push(Gap::of(gap)),
-            }
-        }
-        Self { points, gaps }
+/// Refuses here what no server needs to see.
+fn check(question: &QuestionArgs) -> Result<(), Error> {
+    if let (Some(since), Some(until)) = (question.since, question.until) {
+        TimeRange::new(since.into(), until.into()).map_err(|_| Error::TimeRange { since, until })?;
     }
+    if question.is_of_series() || question.chooses_cgroups() { Ok(()) } else { Err(Error::NoCgroups) }
 }
 
-#[derive(Serialize)]
-struct Point<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tick_at: Option<String>,
-    path: &'a str,
-    cgroup_id: u64,
-    #[serde(flatten)]
-    groups: Map<String, Value>,
+/// How long the time is that is asked for.
+fn range_of(question: &QuestionArgs) -> Duration {
+    let until = question.until.map_or_else(SystemTime::now, SystemTime::from);
+    let since = question.since.map(SystemTime::from);
+    since.map_or(Duration::from_hours(1), |since| until.duration_since(since).unwrap_or_default())
 }
 
-impl<'a> Point<'a> {
-    fn of(point: &'a HistoryPoint) -> Self {
-        let sample = point.sample.as_ref();
-        Self {
-            tick_at: rfc3339(point.tick_at.as_ref()),
-            path: sample.map_or("", |sample| &sample.path),
-            cgroup_id: sample.map_or(0, |sample| sample.cgroup_id),
-            groups: sample.map(groups).unwrap_or_default(),
-        }
-    }
+/// `; read head 360 rows, chunk 24 rows in 3.21 ms`.
+fn read(summary: &HistorySummary) -> String {
+    let name = |tier| HistoryTier::try_from(tier).unwrap_or_default().as_str_name();
+    let word = |tier| name(tier).trim_start_matches("HISTORY_TIER_").to_ascii_lowercase();
+    let tiers: Vec<String> =
+        summary.tiers.iter().map(|read| format!("{} rows of {}", read.rows, word(read.tier))).collect();
+    let left_out = match summary.series_found.saturating_sub(summary.series) {
+        0 => String::new(),
+        _ => format!(" of {}", summary.series_found),
+    };
+    let resets = if summary.resets > 0 { format!(", resets {}", summary.resets) } else { String::new() };
+    let tiers = if tiers.is_empty() { "nothing".to_owned() } else { tiers.join(", ") };
+    format!("{left_out}{resets}; the server read {tiers} in {}", elapsed(summary.request_ns))
 }
 
-#[derive(Serialize)]
-struct Gap {
-    after: Option<String>,
-    before: Option<String>,
-    reason: Option<String>,
-}
-
-impl Gap {
-    fn of(gap: &HistoryGap) -> Self {
-        Self {
-            after: rfc3339(gap.after.as_ref()),
-            before: rfc3339(gap.before.as_ref()),
-            reason: words::gap_reason(gap.reason),
-        }
-    }
+/// The formats that do not wait for the end.
+fn is_streamed(format: HistoryFormat) -> bool {
+    matches!(format, HistoryFormat::Ndjson | HistoryFormat::Csv)
 }
 
 #[cfg(test)]

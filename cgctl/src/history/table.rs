@@ -1,24 +1,29 @@
 //! A cgroup's history as a table: values, and the rates between neighbouring points.
 
+use std::collections::HashMap;
+
 use cgfleet_model::{CounterReading, Metric, MetricKind, rate_per_second};
 use cgfleet_proto::v1::{HistoryGap, HistoryPoint};
 use jiff::tz::TimeZone;
 use prost_types::Timestamp;
 
-use super::Part;
+use super::points::Part;
 use crate::{
     args::Columns,
     output::table::{ABSENT, Column, Table, metric_cell, metric_title, moment_cell, rate_cell, rate_title},
     words,
 };
 
-pub(super) fn of(parts: &[Part], columns: Columns, zone: &TimeZone) -> Table {
+pub(super) fn of(parts: &[Part], columns: Columns, with_host: bool, zone: &TimeZone) -> Table {
     let samples = parts.iter().filter_map(|part| match part {
-        Part::Point(point) => point.sample.as_ref(),
+        Part::Point { point, .. } => point.sample.as_ref(),
         Part::Gap(_) => None,
     });
     let shown = columns.shown(samples);
     let mut titles = vec![Column::text("TICK_AT"), Column::number("CGROUP_ID")];
+    if with_host {
+        titles.insert(1, Column::text("HOST"));
+    }
     for metric in &shown {
         titles.push(Column::Number(metric_title(metric.info())));
         if metric.info().kind == MetricKind::Counter {
@@ -27,21 +32,30 @@ pub(super) fn of(parts: &[Part], columns: Columns, zone: &TimeZone) -> Table {
     }
     titles.push(Column::text("PATH"));
     let mut table = Table::new(titles);
-    let mut before: Option<&HistoryPoint> = None;
+    // Of each cgroup, the point before.
+    let mut before: HashMap<(&str, u64), &HistoryPoint> = HashMap::new();
     for part in parts {
         match part {
-            Part::Point(point) => {
-                table.row(point_cells(before, point, &shown, zone));
-                before = Some(point);
+            Part::Point { hostname, point } => {
+                let cgroup_id = point.sample.as_ref().map_or(0, |sample| sample.cgroup_id);
+                let before = before.insert((hostname, cgroup_id), point);
+                let mut cells = point_cells(before, point, &shown, zone);
+                if with_host {
+                    cells.insert(1, Some(hostname.clone()));
+                }
+                table.row(cells);
             }
             Part::Gap(gap) => {
                 let values: usize = shown.iter().map(|metric| cells_of(*metric)).sum();
                 // Neither tick nor cgroup nor value.
                 let mut cells = vec![None; 2 + values];
+                if with_host {
+                    cells.insert(1, Some(gap.hostname.clone()));
+                }
                 cells.push(Some(gap_text(gap, zone)));
                 table.row(cells);
                 // The host may have booted anew in it, with the same ids: no rate across a gap.
-                before = None;
+                before.clear();
             }
         }
     }
@@ -87,12 +101,8 @@ fn point_cells(
     cells
 }
 
-/// The rate between two points; `None` if they are not of one cgroup.
+/// The rate between two points of one cgroup.
 fn rate_between(before: &HistoryPoint, point: &HistoryPoint, metric: Metric) -> Option<f64> {
-    let id = |point: &HistoryPoint| point.sample.as_ref().map(|sample| sample.cgroup_id);
-    if id(before) != id(point) {
-        return None;
-    }
     let reading = |point: &HistoryPoint| {
         let value = point.sample.as_ref()?.metric(metric)?;
         Some(CounterReading { at: point.tick_at?.try_into().ok()?, value })

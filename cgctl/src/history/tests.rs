@@ -1,10 +1,14 @@
 //! The shapes of a history's output.
 
 use cgfleet_model::{Metric, MetricSet};
-use cgfleet_proto::v1::{CgroupSample, CpuSample, GapReason};
+use cgfleet_proto::v1::{CgroupSample, CpuSample, GapReason, HistoryGap, HistoryPoint};
 use expect_test::{Expect, expect};
 
-use super::*;
+use super::{
+    points::{Part, Report},
+    *,
+};
+use crate::args::Columns;
 
 fn at(seconds: i64) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: 1_795_420_800 + seconds, nanos: 0 }
@@ -13,7 +17,8 @@ fn at(seconds: i64) -> prost_types::Timestamp {
 fn point(seconds: i64, cgroup_id: u64, usage_usec: Option<u64>) -> Part {
     let cpu = usage_usec.map(|usage_usec| CpuSample { usage_usec: Some(usage_usec), ..CpuSample::default() });
     let sample = CgroupSample { cgroup_id, path: "/a".into(), cpu, ..CgroupSample::default() };
-    Part::Point(Box::new(HistoryPoint { tick_at: Some(at(seconds)), sample: Some(sample) }))
+    let point = Box::new(HistoryPoint { tick_at: Some(at(seconds)), sample: Some(sample) });
+    Part::Point { hostname: "web-1".into(), point }
 }
 
 fn gap(after: i64, before: i64) -> Part {
@@ -21,13 +26,14 @@ fn gap(after: i64, before: i64) -> Part {
         after: Some(at(after)),
         before: Some(at(before)),
         reason: GapReason::AgentRestarted.into(),
+        ..HistoryGap::default()
     })
 }
 
 fn check_table(parts: &[Part], expect: &Expect) {
     let metrics = MetricSet::from_iter([Metric::CpuUsage]);
     let mut out = Vec::new();
-    table::of(parts, Columns::of(metrics), &TimeZone::UTC).write(&mut out).unwrap();
+    table::of(parts, Columns::of(metrics), false, &TimeZone::UTC).write(&mut out).unwrap();
     expect.assert_eq(&anstream::adapter::strip_str(&String::from_utf8(out).unwrap()).to_string());
 }
 
@@ -76,17 +82,18 @@ fn another_cgroup_or_a_gap_starts_the_rate_anew() {
     );
 }
 
-fn check_json(format: Format, expect: &Expect) {
-    let mut report = Report::new(Vec::new(), format, Columns::of(MetricSet::all()));
+fn check_json(format: HistoryFormat, expect: &Expect) {
+    let mut out = Vec::new();
+    let mut report = Report::new(&mut out, format, Columns::of(MetricSet::all()), false);
     report.add([point(0, 7, Some(5)), gap(0, 30), point(30, 7, None)]).unwrap();
     report.finish().unwrap();
-    expect.assert_eq(&String::from_utf8(report.out).unwrap());
+    expect.assert_eq(&String::from_utf8(out).unwrap());
 }
 
 #[test]
 fn points_and_gaps_have_shapes_of_their_own() {
     check_json(
-        Format::Ndjson,
+        HistoryFormat::Ndjson,
         &expect![[r#"
         {"tick_at":"2026-11-23T08:00:00Z","path":"/a","cgroup_id":7,"cpu":{"usage_usec":5}}
         {"gap":{"after":"2026-11-23T08:00:00Z","before":"2026-11-23T08:00:30Z","reason":"agent_restarted"}}
@@ -94,7 +101,7 @@ fn points_and_gaps_have_shapes_of_their_own() {
     "#]],
     );
     check_json(
-        Format::Json,
+        HistoryFormat::Json,
         &expect![[r#"
         {"points":[{"tick_at":"2026-11-23T08:00:00Z","path":"/a","cgroup_id":7,"cpu":{"usage_usec":5}},{"tick_at":"2026-11-23T08:00:30Z","path":"/a","cgroup_id":7}],"gaps":[{"after":"2026-11-23T08:00:00Z","before":"2026-11-23T08:00:30Z","reason":"agent_restarted"}]}
     "#]],

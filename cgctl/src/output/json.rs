@@ -59,7 +59,7 @@ impl<'a> From<&'a CgroupSample> for Row<'a> {
 }
 
 /// What runs in the cgroup, as far as that is known.
-fn workload(workload: &Workload) -> Map<String, Value> {
+pub(crate) fn workload(workload: &Workload) -> Map<String, Value> {
     let Workload {
         pod_namespace,
         pod_name,

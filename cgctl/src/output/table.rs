@@ -158,6 +158,19 @@ pub(crate) fn rate_cell(metric: Metric, per_second: f64) -> String {
     }
 }
 
+/// A computed value of a metric in the unit of its title; one that is infinite is a limit that is not set.
+pub(crate) fn value_cell(metric: Metric, value: f64) -> String {
+    if value.is_infinite() {
+        return Limit::Max.to_string();
+    }
+    match Shown::of(metric.info()) {
+        Shown::Seconds | Shown::Milliseconds => format!("{:.3}", value / 1e6),
+        Shown::Mebibytes => format!("{:.1}", value / MEBIBYTE),
+        Shown::Number if value.fract() == 0.0 => format!("{value:.0}"),
+        Shown::Number => format!("{value:.1}"),
+    }
+}
+
 const MEBIBYTE: f64 = 1_048_576.0;
 
 #[allow(clippy::cast_precision_loss, reason = "shown to a tenth of a mebibyte, or a microsecond")]

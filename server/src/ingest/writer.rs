@@ -21,7 +21,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// `Err` if Postgres refused the tick for its contents.
-type Outcome = Result<WriteOutcome, StoreError>;
+pub(super) type Outcome = Result<WriteOutcome, StoreError>;
 
 #[derive(Debug)]
 struct Waiting {

@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+pub(crate) use self::history::HistoryLimits;
 use crate::{hosts::Hosts, ingest::IngestHandle, store::Store};
 
 /// The service.
@@ -40,6 +41,10 @@ pub(crate) struct Fleet {
     /// A permit for each subscription.
     pub(crate) subscriptions: Arc<Semaphore>,
     pub(crate) subscriptions_max: u32,
+    /// A permit for each question on the past.
+    pub(crate) history_turns: Arc<Semaphore>,
+    pub(crate) history_queries_max: u32,
+    pub(crate) history_limits: HistoryLimits,
     pub(crate) shutdown: CancellationToken,
 }
 

@@ -3,6 +3,7 @@
 //! Owns the connection pool, the schema's migrations and every statement. Must not know: gRPC,
 //! agents, what a stream is doing, or what time it is.
 
+mod cgroups;
 pub mod codec;
 mod compaction;
 mod copy;
@@ -30,12 +31,15 @@ pub use self::{
     cursor::{Cursor, Fence, OpenedStream},
     database::Database,
     error::StoreError,
-    history::{CgroupSelector, HistoryEvent, HistoryReader},
+    history::{
+        CgroupFilter, CgroupSelector, HistoryEvent, HistoryReader, PageRead, ReadError, SeriesPage,
+        StoredCgroup, TierRead, WorkloadNames, is_rolled_up,
+    },
     hosts::{HostRecord, StoredHost},
     partitions::{Partition, Tier},
     retention::{DropOutcome, StoredPartition},
     rollups::{COUNTERS, GAUGES, GaugeRollup, HourRow, MinuteRow, StoredMinutes},
-    ticks::{CgroupIdentity, Gap, TickBatch, TickRow, WriteOutcome},
+    ticks::{CgroupIdentity, Gap, GoneCgroup, TickBatch, TickRow, WriteOutcome},
     timestamp::{from_unix_usec, same_utc_hour, start_of_utc_hour, truncate_to_usec, unix_usec},
 };
 

@@ -233,7 +233,11 @@ pub(crate) fn tick(epoch: u128, sequence: u64, samples: Vec<CgroupSample>) -> Ti
         boot_id: id(1),
         boottime: Duration::from_secs(1_000 + 10 * sequence),
         sampled_at: at(10 * sequence),
+        sent_boottime: Duration::from_secs(1_000 + 10 * sequence),
         received_at: at(10 * sequence),
+        missed: true,
+        is_whole: true,
         samples,
+        removed: Vec::new(),
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 use cgfleet_model::MetricSet;
 use cgfleet_proto::v1::CgroupSample;
 use cgfleet_server::store::{
-    CgroupIdentity, Cursor, OpenedStream, Store, TickBatch, TickRow, WriteOutcome,
+    CgroupIdentity, Cursor, GoneCgroup, OpenedStream, Store, TickBatch, TickRow, WriteOutcome,
     codec::{CgroupKey, Frame, HeadDecoder, HeadEncoder, decode_chunk},
     from_unix_usec, same_utc_hour, unix_usec,
 };
@@ -49,14 +49,17 @@ impl HeadWriter {
         if self.last.is_some_and(|last| last.boot != source.boot) {
             self.encoder.reset();
         }
+        let is_fresh = !self.encoder.has_base();
+        let encoded = self.encoder.encode(samples, self.frame_for(tick_at, source)).unwrap();
         let new_cgroups: Vec<CgroupIdentity> = samples
             .iter()
-            .filter(|sample| !self.encoder.contains(CgroupKey::of(sample)))
+            .filter(|sample| encoded.new.contains(&CgroupKey::of(sample)))
             .map(|sample| identity(source.boot, sample))
             .collect();
-        let encoded = self.encoder.encode(samples, self.frame_for(tick_at, source)).unwrap();
         let mut batch = TickBatch::default();
         for (host_id, opened) in &self.hosts {
+            let last_tick_at = opened.cursor.map_or(tick_at, |last| last.last_tick_at);
+            let gone = |key: &CgroupKey| GoneCgroup { key: *key, created_at: None, last_tick_at };
             let row = TickRow {
                 host_id: *host_id,
                 fence: opened.fence,
@@ -69,14 +72,16 @@ impl HeadWriter {
                 frame: encoded.frame,
                 cgroup_count: encoded.cgroup_count,
                 payload: encoded.payload.clone(),
+                is_fresh,
                 new_cgroups: new_cgroups.clone(),
+                names: Vec::new(),
+                gone: encoded.gone.iter().map(gone).collect(),
                 gap: None,
             };
             assert!(batch.try_push(row).is_none());
         }
         let outcomes = self.store.write_batch(&batch).await.unwrap();
         assert!(outcomes.iter().all(|outcome| *outcome == WriteOutcome::Stored), "{outcomes:?}");
-        self.encoder.commit(encoded.next);
         let cursor = Cursor { epoch: id(source.epoch), next_seq: source.sequence + 1, last_tick_at: tick_at };
         self.hosts.iter_mut().for_each(|(_, opened)| opened.cursor = Some(cursor));
         self.deltas = if encoded.frame == Frame::Delta { self.deltas + 1 } else { 0 };

@@ -1,7 +1,9 @@
 //! The server's storage on real Postgres: started by the server's own means, one for all tests of this
 //! binary, a fresh database for each.
 
+mod backup;
 mod compaction;
+mod external;
 mod fixture;
 mod heads;
 mod ingest;

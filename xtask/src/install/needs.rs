@@ -88,6 +88,13 @@ pub(super) const NEEDS: &[Need] = &[
         packages: Packages::Apt(&[&["postgresql"]]),
     },
     Need {
+        what: "pgbouncer",
+        why: "tests put it between the server and Postgres",
+        jobs: &[Job::Test],
+        present: |_| Path::new("/usr/sbin/pgbouncer").exists(),
+        packages: Packages::Apt(&[&["pgbouncer"]]),
+    },
+    Need {
         what: "ip",
         why: "tests put agents into network namespaces",
         jobs: &[Job::Test],
@@ -121,6 +128,13 @@ pub(super) const NEEDS: &[Need] = &[
         jobs: &[Job::Test, Job::Vm],
         present: |_| on_path("perl"),
         packages: Packages::Apt(&[&["perl-base"]]),
+    },
+    Need {
+        what: "victoria-metrics",
+        why: "what the benchmark store compares the store's disk with",
+        jobs: &[Job::Bench],
+        present: |_| on_path("victoria-metrics"),
+        packages: Packages::Apt(&[&["victoria-metrics"]]),
     },
     Need {
         what: "strip",

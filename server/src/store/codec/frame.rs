@@ -3,6 +3,10 @@
 //! `form (1 byte) · crc32 of all other bytes (4 bytes, little endian) · zstd(body)`. The form's high half says what
 //! the payload is, its low half in which version. Knows nothing of what a body means.
 
+use std::{cell::RefCell, io};
+
+use zstd::bulk::Decompressor;
+
 use super::CodecError;
 
 /// The most bytes a body may have, compressed or not: some 100,000 cgroups with every metric there is, or
@@ -70,7 +74,7 @@ impl Form {
         if !is_of_body {
             verify(stored, checksum_of(form, compressed))?;
         }
-        let body = zstd::bulk::decompress(compressed, BODY_BYTES_MAX).map_err(CodecError::Decompress)?;
+        let body = decompress(compressed).map_err(CodecError::Decompress)?;
         if is_of_body {
             verify(stored, checksum_of(form, &body))?;
         }
@@ -89,6 +93,20 @@ impl Form {
         }
         Ok(version)
     }
+}
+
+/// A context for each thread: making one takes longer than to decompress an ordinary delta.
+fn decompress(compressed: &[u8]) -> io::Result<Vec<u8>> {
+    thread_local! {
+        static CONTEXT: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    CONTEXT.with_borrow_mut(|context| {
+        let context = match context {
+            Some(context) => context,
+            None => context.insert(Decompressor::new()?),
+        };
+        context.decompress(compressed, BODY_BYTES_MAX)
+    })
 }
 
 fn checksum_of(form: u8, bytes: &[u8]) -> Checksum {

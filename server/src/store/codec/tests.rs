@@ -12,20 +12,70 @@ fn sample(cgroup_id: u64, usage_usec: Option<u64>) -> CgroupSample {
 }
 
 /// Encodes ticks as one stream would, with the frames asked for.
-fn encode(ticks: &[(Frame, Vec<CgroupSample>)]) -> Vec<Vec<u8>> {
+pub(super) fn encode(ticks: &[(Frame, Vec<CgroupSample>)]) -> Vec<Vec<u8>> {
     let mut encoder = HeadEncoder::default();
-    let encode_one = |(frame, samples): &(Frame, Vec<CgroupSample>)| {
-        let encoded = encoder.encode(samples, *frame).unwrap();
-        encoder.commit(encoded.next);
-        encoded.payload
-    };
-    ticks.iter().map(encode_one).collect()
+    ticks.iter().map(|(frame, samples)| encoder.encode(samples, *frame).unwrap().payload).collect()
 }
 
 /// A payload with a valid envelope around any body.
 fn sealed(body: &[u8]) -> Vec<u8> {
     frame::seal(body).unwrap().0
 }
+
+/// What servers store, for people.
+pub(super) const STORAGE_PAGE: &str = include_str!("../../../../docs/storage.md");
+
+/// The bytes of an example there: the block behind the line that begins so. Two spaces end a line's bytes.
+pub(super) fn shown(opening: &str) -> Vec<u8> {
+    let (_, behind) = STORAGE_PAGE.split_once(opening).expect("the page has the example");
+    let lines = behind.lines().skip(2).take_while(|line| !line.is_empty());
+    lines.flat_map(|line| bytes(line.trim_start().split("  ").next().unwrap_or_default())).collect()
+}
+
+pub(super) fn bytes(hex: &str) -> Vec<u8> {
+    let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+/// The ticks that docs/storage.md shows.
+fn example() -> [CgroupSample; 2] {
+    [1_000, 1_250].map(|usage| {
+        let mut sample = sample(4242, Some(usage));
+        sample.set_metric(Metric::MemoryCurrent, Some(8_192));
+        sample
+    })
+}
+
+#[test]
+fn the_page_shows_ticks_as_they_are_written() {
+    let written = encode(&example().map(|sample| (Frame::Delta, vec![sample])));
+    for ((stored, written), opening) in
+        STORED.iter().zip(written).zip(["A keyframe of a cgroup", "The delta behind it"])
+    {
+        let [stored, mut written] = [bytes(stored), written].map(|payload| frame::open(&payload).unwrap().0);
+        assert_eq!(format!("{stored:02x?}"), format!("{:02x?}", shown(opening)), "{opening}");
+        if written[0] == KIND_DELTA {
+            // Another zstd may compress the keyframe to other bytes.
+            written[1..5].copy_from_slice(&stored[1..5]);
+        }
+        assert_eq!(written, stored);
+    }
+}
+
+#[test]
+fn what_servers_have_stored_is_read_as_it_was() {
+    let mut decoder = HeadDecoder::default();
+    for (payload, sample) in STORED.iter().zip(example()) {
+        assert_eq!(decoder.apply(&bytes(payload)).unwrap(), &TickValues::of(&[sample]));
+    }
+}
+
+/// A keyframe and a delta as version 2 was first written; those of version 1 are in metrics.rs.
+const STORED: [&str; 2] = [
+    "020fd0025228b52ffd20108100000001009221070101060101d00f808001",
+    "023879576928b52ffd200e710000010fd0025200010092210201f403",
+];
 
 #[test]
 fn a_delta_holds_what_changed_and_nothing_else() {
@@ -64,18 +114,22 @@ fn a_group_that_overflowed_is_stored_as_not_measured() {
 }
 
 #[test]
-fn a_tick_that_was_not_committed_is_not_built_upon() {
+fn an_encoder_says_which_cgroups_came_and_went() {
+    let key = |cgroup_id| CgroupKey { hierarchy_id: 0, cgroup_id };
     let mut encoder = HeadEncoder::default();
-    let mut decoder = HeadDecoder::default();
-    let first = encoder.encode(&[sample(1, Some(1))], Frame::Delta).unwrap();
-    assert_eq!(first.frame, Frame::Keyframe);
-    decoder.apply(&first.payload).unwrap();
-    encoder.commit(first.next);
-    let _lost = encoder.encode(&[sample(1, Some(2))], Frame::Delta).unwrap();
-    let third = encoder.encode(&[sample(1, Some(3)), sample(2, None)], Frame::Delta).unwrap();
-    assert_eq!(third.frame, Frame::Delta);
-    let expect = TickValues::of(&[sample(1, Some(3)), sample(2, None)]);
-    assert_eq!(decoder.apply(&third.payload).unwrap(), &expect);
+    let first = encoder.encode(&[sample(2, Some(1)), sample(1, None)], Frame::Delta).unwrap();
+    assert_eq!((first.frame, first.new, first.gone), (Frame::Keyframe, vec![key(1), key(2)], vec![]));
+    let second = encoder.encode(&[sample(2, Some(1)), sample(3, None)], Frame::Keyframe).unwrap();
+    assert_eq!((second.frame, second.new, second.gone), (Frame::Keyframe, vec![key(3)], vec![key(1)]));
+    // A removal of what was not there is none, nor is one of what is there.
+    let removed = [key(3), key(2), key(9)];
+    let third =
+        encoder.encode_changes(&[sample(2, Some(7)), sample(4, None)], &removed, Frame::Delta).unwrap();
+    assert_eq!((third.frame, third.new, third.gone), (Frame::Delta, vec![key(4)], vec![key(3)]));
+    assert_eq!(encoder.tick(), Some(&TickValues::of(&[sample(2, Some(7)), sample(4, None)])));
+    encoder.reset();
+    let fresh = encoder.encode(&[sample(4, None)], Frame::Delta).unwrap();
+    assert_eq!((fresh.frame, fresh.new, fresh.gone), (Frame::Keyframe, vec![key(4)], vec![]));
 }
 
 #[test]
@@ -177,7 +231,7 @@ prop_compose! {
     }
 }
 
-fn any_ticks() -> impl Strategy<Value = Vec<(Frame, Vec<CgroupSample>)>> {
+pub(super) fn any_ticks() -> impl Strategy<Value = Vec<(Frame, Vec<CgroupSample>)>> {
     let frame = prop_oneof![1 => Just(Frame::Keyframe), 5 => Just(Frame::Delta)];
     collection::vec((frame, collection::vec(any_sample(), 0..20)), 1..12)
 }
@@ -188,6 +242,31 @@ proptest! {
         let mut decoder = HeadDecoder::default();
         for (payload, (_, samples)) in encode(&ticks).iter().zip(&ticks) {
             prop_assert_eq!(decoder.apply(payload).unwrap(), &TickValues::of(samples));
+        }
+    }
+
+    /// What is told of changes, with rows that did not change among them, makes the same payloads.
+    #[test]
+    fn changes_encode_as_whole_ticks_do(ticks in any_ticks(), unchanged: Vec<bool>) {
+        let (mut of_ticks, mut of_changes) = (HeadEncoder::default(), HeadEncoder::default());
+        let mut before: Vec<CgroupSample> = Vec::new();
+        for (frame, samples) in ticks {
+            let mut samples = samples;
+            samples.sort_by_key(CgroupKey::of);
+            samples.dedup_by_key(|sample| CgroupKey::of(sample));
+            let mut told = unchanged.iter().chain(std::iter::repeat(&false));
+            let changed: Vec<CgroupSample> = samples
+                .iter()
+                .filter(|sample| !before.contains(*sample) || told.next() == Some(&true))
+                .cloned()
+                .collect();
+            let is_gone = |old: &&CgroupSample| !samples.iter().any(|new| CgroupKey::of(new) == CgroupKey::of(old));
+            let removed: Vec<CgroupKey> = before.iter().filter(is_gone).map(CgroupKey::of).collect();
+            let whole = of_ticks.encode(&samples, frame).unwrap();
+            let told = of_changes.encode_changes(&changed, &removed, frame).unwrap();
+            prop_assert_eq!(whole.payload, told.payload);
+            prop_assert_eq!((whole.new, whole.gone, whole.cgroup_count), (told.new, told.gone, told.cgroup_count));
+            before = samples;
         }
     }
 

@@ -7,29 +7,17 @@ use cgfleet_proto::v1::CgroupSample;
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{
+use super::super::{
     CgroupIdentity, Gap, Store, StoreError,
-    codec::{CgroupKey, HeadDecoder},
+    codec::HeadDecoder,
+    partitions::Tier,
     ticks::reason_of_text,
-    timestamp::{from_timestamptz, start_of_utc_day, to_timestamptz},
+    timestamp::{from_timestamptz, start_of_utc_day, to_timestamptz, unix_usec},
 };
+use super::series::TierRead;
 
 /// The most ticks that one page reads: the reader holds no more than this many payloads.
 const PAGE_TICKS_MAX: i64 = 128;
-
-/// Names a cgroup of one hierarchy. Over time, a path may have named several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CgroupSelector<'a> {
-    /// By the path from the hierarchy's root.
-    Path {
-        /// The hierarchy; 0 is cgroup v2.
-        hierarchy_id: u32,
-        /// The path, escaped as in `CgroupSample.path`.
-        path: &'a str,
-    },
-    /// By id, in whichever boot.
-    Key(CgroupKey),
-}
 
 /// What happened to the selected cgroups, in time order.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +43,7 @@ pub struct HistoryReader {
     cgroups: Vec<CgroupIdentity>,
     decoder: HeadDecoder,
     progress: Progress,
+    reads: Vec<TierRead>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -72,47 +61,6 @@ struct HeadRow {
 }
 
 impl Store {
-    /// The cgroups that answer to a selector and were there before `until`, the newest first, at most
-    /// `limit`.
-    pub async fn find_cgroups(
-        &self,
-        host_id: Uuid,
-        selector: CgroupSelector<'_>,
-        until: SystemTime,
-        limit: u32,
-    ) -> Result<Vec<CgroupIdentity>, StoreError> {
-        let query = match selector {
-            CgroupSelector::Path { hierarchy_id, path } => sqlx::query(
-                "select boot_id, hierarchy_id, cgroup_id, parent_id, level, path
-                 from cgroup
-                 where host_id = $1 and hierarchy_id = $2 and left(path, 500) = left($3, 500) and path = $3
-                   and first_tick_at < $4
-                 order by first_tick_at desc
-                 limit $5",
-            )
-            .bind(host_id)
-            .bind(hierarchy_id.cast_signed())
-            .bind(path),
-            CgroupSelector::Key(key) => sqlx::query(
-                "select boot_id, hierarchy_id, cgroup_id, parent_id, level, path
-                 from cgroup
-                 where host_id = $1 and hierarchy_id = $2 and cgroup_id = $3 and first_tick_at < $4
-                 order by first_tick_at desc
-                 limit $5",
-            )
-            .bind(host_id)
-            .bind(key.hierarchy_id.cast_signed())
-            .bind(key.cgroup_id.cast_signed()),
-        };
-        query
-            .bind(to_timestamptz(until))
-            .bind(i64::from(limit))
-            .try_map(|row: PgRow| cgroup_identity(&row))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(StoreError::during("find cgroups"))
-    }
-
     /// Reads the history of cgroups that [`find_cgroups`](Self::find_cgroups) found, and the host's
     /// gaps.
     pub fn history(&self, host_id: Uuid, cgroups: Vec<CgroupIdentity>, range: TimeRange) -> HistoryReader {
@@ -123,6 +71,7 @@ impl Store {
             cgroups,
             decoder: HeadDecoder::default(),
             progress: Progress::NotBegun,
+            reads: Vec::new(),
         }
     }
 
@@ -206,6 +155,11 @@ impl Store {
 }
 
 impl HistoryReader {
+    /// What was read since this was asked last.
+    pub fn take_reads(&mut self) -> Vec<TierRead> {
+        std::mem::take(&mut self.reads)
+    }
+
     /// The next events, possibly none; `None` behind the last page. After an error there is no next
     /// page.
     pub async fn next_page(&mut self) -> Result<Option<Vec<HistoryEvent>>, StoreError> {
@@ -218,6 +172,11 @@ impl HistoryReader {
         let more = i64::try_from(rows.len()).is_ok_and(|read| read == PAGE_TICKS_MAX);
         let through = rows.last().map(|row| row.tick_at).filter(|_| more);
         let gaps = self.store.gaps(self.host_id, gaps_after, through, self.range.until()).await?;
+        if let (Some(first), Some(last)) = (rows.first(), rows.last()) {
+            let (since, until) = (unix_usec(first.tick_at), unix_usec(last.tick_at) + 1);
+            let count = u64::try_from(rows.len()).unwrap_or(u64::MAX);
+            self.reads.push(TierRead { tier: Tier::Head, rows: count, since, until });
+        }
         let events = self.events(rows, gaps)?;
         if let Some(through) = through {
             self.progress = Progress::Through(through);
@@ -269,16 +228,4 @@ fn sample_of(cgroup: &CgroupIdentity) -> CgroupSample {
         path: cgroup.path.clone(),
         ..CgroupSample::default()
     }
-}
-
-fn cgroup_identity(row: &PgRow) -> Result<CgroupIdentity, sqlx::Error> {
-    let [cgroup_id, parent_id]: [i64; 2] = [row.try_get("cgroup_id")?, row.try_get("parent_id")?];
-    let [hierarchy_id, level]: [i32; 2] = [row.try_get("hierarchy_id")?, row.try_get("level")?];
-    Ok(CgroupIdentity {
-        boot_id: row.try_get("boot_id")?,
-        key: CgroupKey { hierarchy_id: hierarchy_id.cast_unsigned(), cgroup_id: cgroup_id.cast_unsigned() },
-        parent_id: parent_id.cast_unsigned(),
-        level: level.cast_unsigned(),
-        path: row.try_get("path")?,
-    })
 }
