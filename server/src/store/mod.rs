@@ -43,6 +43,8 @@ pub use self::{
     timestamp::{from_unix_usec, same_utc_hour, start_of_utc_hour, truncate_to_usec, unix_usec},
 };
 
+pub(crate) use self::timestamp::to_timestamptz;
+
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// Bounds on what the store asks of Postgres.

@@ -56,10 +56,12 @@ impl HeadWriter {
             .filter(|sample| encoded.new.contains(&CgroupKey::of(sample)))
             .map(|sample| identity(source.boot, sample))
             .collect();
+        let last_tick_at = self.hosts.first().and_then(|(_, opened)| Some(opened.cursor?.last_tick_at));
+        let last_tick_at = last_tick_at.unwrap_or(tick_at);
+        let gone = |key: &CgroupKey| GoneCgroup { key: *key, created_at: None, last_tick_at };
+        let gone: Vec<GoneCgroup> = encoded.gone.iter().map(gone).collect();
         let mut batch = TickBatch::default();
         for (host_id, opened) in &self.hosts {
-            let last_tick_at = opened.cursor.map_or(tick_at, |last| last.last_tick_at);
-            let gone = |key: &CgroupKey| GoneCgroup { key: *key, created_at: None, last_tick_at };
             let row = TickRow {
                 host_id: *host_id,
                 fence: opened.fence,
@@ -75,7 +77,7 @@ impl HeadWriter {
                 is_fresh,
                 new_cgroups: new_cgroups.clone(),
                 names: Vec::new(),
-                gone: encoded.gone.iter().map(gone).collect(),
+                gone: gone.clone(),
                 gap: None,
             };
             assert!(batch.try_push(row).is_none());

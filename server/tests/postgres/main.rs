@@ -11,4 +11,5 @@ mod interrupting_proxy;
 mod private_postgres;
 mod retention;
 mod rollups;
+mod spool;
 mod store;
