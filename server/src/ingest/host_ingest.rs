@@ -23,7 +23,7 @@ use crate::{
     store::{
         CgroupIdentity, Cursor, Fence, GoneCgroup, OpenedStream, StoreError, TickRow,
         codec::{CgroupKey, CodecError, EncodedHead, Frame},
-        same_utc_hour,
+        same_utc_hour, truncate_to_usec,
     },
 };
 
@@ -307,7 +307,9 @@ fn advance(
     tick_at: SystemTime,
     frame: Frame,
 ) -> Result<(EncodedHead, Rows, Vec<RemovalNote>), CodecError> {
-    let Tick { agent_epoch, sequence, boot_id, sampled_at, is_whole, mut samples, removed, .. } = tick;
+    let Tick { agent_epoch, sequence, boot_id, is_whole, mut samples, removed, .. } = tick;
+    // As it is read back.
+    let sampled_at = truncate_to_usec(tick.sampled_at);
     let (mut gone, mut departed) = (latest.departed().to_vec(), Vec::new());
     let mut ends = Vec::with_capacity(removed.len());
     for RemovedCgroup { sample, created_at, removed_at, .. } in removed {

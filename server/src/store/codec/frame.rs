@@ -5,7 +5,7 @@
 
 use std::{cell::RefCell, io};
 
-use zstd::bulk::Decompressor;
+use zstd::bulk::{Compressor, Decompressor};
 
 use super::CodecError;
 
@@ -49,7 +49,7 @@ impl Form {
         if body.len() > BODY_BYTES_MAX {
             return Err(CodecError::TooLarge { bytes: body.len(), limit: BODY_BYTES_MAX });
         }
-        let compressed = zstd::bulk::compress(body, self.compression_level).map_err(CodecError::Compress)?;
+        let compressed = compress(body, self.compression_level).map_err(CodecError::Compress)?;
         Ok(self.envelop(&compressed))
     }
 
@@ -93,6 +93,18 @@ impl Form {
         }
         Ok(version)
     }
+}
+
+/// A context for each thread and level: making one takes longer than to compress an ordinary delta.
+fn compress(body: &[u8], level: i32) -> io::Result<Vec<u8>> {
+    thread_local! {
+        static CONTEXT: RefCell<Option<(i32, Compressor<'static>)>> = const { RefCell::new(None) };
+    }
+    CONTEXT.with_borrow_mut(|context| {
+        let made = context.take().filter(|(made_for, _)| *made_for == level);
+        let made = made.map_or_else(|| Ok::<_, io::Error>((level, Compressor::new(level)?)), Ok)?;
+        context.insert(made).1.compress(body)
+    })
 }
 
 /// A context for each thread: making one takes longer than to decompress an ordinary delta.
