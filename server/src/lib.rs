@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
-    compaction::{CompactionProgress, Compactor},
+    compaction::{Compactor, Retention},
     config::ServerConfig,
     hosts::Hosts,
     ingest::{IngestWriter, Spooling, keep_ingesting},
@@ -100,10 +100,7 @@ async fn serve_from(
         ingest.remember_gap(host_id, gap);
     }
     let writer = tokio::spawn(writer.run());
-    let compaction = Arc::new(CompactionProgress::default());
-    let tasks_max = config.compaction_tasks_max as usize;
-    let compactor = Compactor::new(store.clone(), tasks_max, compaction, shutdown.clone());
-    let compactor = tokio::spawn(compactor.run());
+    let compacting = start_compaction(&store, config, &shutdown);
     for host in hosts.all().into_iter().filter(|host| host.claim_stream()) {
         tokio::spawn(keep_ingesting(host, ingest.clone(), shutdown.clone()));
     }
@@ -128,9 +125,23 @@ async fn serve_from(
     let served = serve::serve(listener, routes, &["cgfleet.v1.FleetService"], shutdown).await;
     // A batch under way is finished before the connections go.
     let _ = writer.await;
-    let _ = compactor.await;
+    for task in compacting {
+        let _ = task.await;
+    }
     store.close().await;
     Ok(served?)
+}
+
+/// What goes on in the background: ticks into chunks, and away with what is old.
+fn start_compaction(
+    store: &Store,
+    config: &ServerConfig,
+    shutdown: &CancellationToken,
+) -> [tokio::task::JoinHandle<()>; 2] {
+    let tasks_max = config.compaction_tasks_max as usize;
+    let compactor = Compactor::new(store.clone(), tasks_max, Arc::default(), shutdown.clone());
+    let retention = Retention::new(store.clone(), config.retention(), Arc::default(), shutdown.clone());
+    [tokio::spawn(compactor.run()), tokio::spawn(retention.run())]
 }
 
 /// A server that cannot run.

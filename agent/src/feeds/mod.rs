@@ -177,11 +177,11 @@ async fn keep_reading(shared: Arc<Shared>, feed: Arc<Feed>) {
     while shared.keeps(&feed) {
         let sequence = sequence_of(shared.started.elapsed(), feed.interval);
         let mut next = shared.started + due_after(sequence, feed.interval);
-        if feed.is_due(sequence) {
-            if let Err(error) = read(&shared, &feed, sequence).await {
-                tracing::warn!(sequence, interval = ?feed.interval, error, "a tick failed");
-                next = next.min(Instant::now() + RETRY);
-            }
+        if feed.is_due(sequence)
+            && let Err(error) = read(&shared, &feed, sequence).await
+        {
+            tracing::warn!(sequence, interval = ?feed.interval, error, "a tick failed");
+            next = next.min(Instant::now() + RETRY);
         }
         tokio::select! {
             () = sleep_until(next) => {}
