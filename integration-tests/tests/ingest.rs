@@ -154,7 +154,8 @@ async fn a_cgroup_that_no_tick_met_has_its_last_point() -> Result<()> {
     .await?;
     let brief = sql(&server, "select count(*) from cgroup where first_tick_at = last_tick_at")?;
     println!("{brief} cgroups are in one tick alone");
-    let path = sql(&server, "select path from cgroup where path like '%/brief/%' order by cgroup_id limit 1")?;
+    let path =
+        sql(&server, "select path from cgroup where path like '%/brief/%' order by cgroup_id limit 1")?;
     let history = fleet::history(&server, "only", by_path(path)).await?;
     let last = history.points.last().and_then(|point| point.sample.as_ref());
     ensure!(last.and_then(|last| last.cpu.as_ref()?.usage_usec).is_some(), "{:?}", history.points);

@@ -183,7 +183,8 @@ impl World {
     async fn stored_up_to_now(&self) -> Result<()> {
         for site in &self.sites {
             let before = site.journal()?;
-            let newer = wait::until(&format!("a tick of {}", site.name), PATIENCE, || async {
+            let what = format!("a tick of {}", site.name);
+            let newer = wait::until(&what, PATIENCE, || async {
                 let newest = site.journal()?.last().cloned();
                 Ok(newest.filter(|newest| Some(newest) != before.last()))
             });
@@ -219,7 +220,12 @@ impl World {
             all.lost_with_agents += of_site.lost_with_agents;
             all.gaps += gaps;
         }
-        anyhow::ensure!(all.compared * 2 > all.ticks, "values of {} of {} ticks alone", all.compared, all.ticks);
+        anyhow::ensure!(
+            all.compared * 2 > all.ticks,
+            "values of {} of {} ticks alone",
+            all.compared,
+            all.ticks
+        );
         Ok(all)
     }
 }

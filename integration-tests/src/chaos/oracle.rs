@@ -40,8 +40,7 @@ impl Journal {
             let [epoch, sequence, _, cgroups, checksum] = line.split(' ').collect::<Vec<_>>()[..] else {
                 bail!("a line of the journal: {line:?}");
             };
-            let noted =
-                Noted { cgroups: cgroups.parse()?, checksum: u32::from_str_radix(checksum, 16)? };
+            let noted = Noted { cgroups: cgroups.parse()?, checksum: u32::from_str_radix(checksum, 16)? };
             Ok(((epoch.to_owned(), sequence.parse()?), noted))
         };
         Ok(Self(whole.lines().map(line).collect::<Result<_>>()?))

@@ -11,12 +11,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use cgfleet_proto::v1::{CgroupOrder, HostSelector, HostStatus, ListHostsRequest, QueryRequest};
 use integration_tests::{
+    cgroups::TestTree,
     chaos::{
         is_stored,
         oracle::{Journal, Stored, verify, verify_gaps},
         postgres::Postgres,
     },
-    cgroups::TestTree,
     cli,
     daemon::{Daemon, Start, state_dir},
     fleet, wait,
