@@ -19,6 +19,7 @@ pub const DAEMON: Daemon = Daemon {
     version: env!("CARGO_PKG_VERSION"),
     env_prefix: "CGFLEET_AGENT_",
     default_file: "/etc/cgfleet/agent.toml",
+    commands: &[],
 };
 
 /// The kernel ends an iterator's read after so many objects (kernel/bpf/bpf_iter.c, MAX_ITER_OBJECTS).

@@ -36,7 +36,7 @@ use crate::{
     config::{AgentConfig, BpfUse},
     feeds::{FeedLimits, Feeds},
     identity::{Identity, IdentityError},
-    kernel::{Bounds, Kernel, Lifecycle, LoadError, PinError, Pins, ViewPrograms},
+    kernel::{Bounds, Kernel, Lifecycle, LoadError, Loader, PinError, Pins, ViewPrograms},
     service::Agent,
     views::{Shown, ViewDirectory, Views},
     walker::{Engine, Walker, WalkerLimits},
@@ -48,6 +48,13 @@ use crate::{
 #[derive(Debug)]
 pub struct Prepared {
     listener: TcpListener,
+    bpf: Bpf,
+    workloads: Workloads,
+}
+
+/// Every program that may ever be attached, and what belongs to them.
+#[derive(Debug)]
+struct Bpf {
     /// The reason if there is none.
     kernel: Result<Kernel, String>,
     collectors: Vec<(&'static str, Result<kernel::Collector, LoadError>)>,
@@ -57,7 +64,6 @@ pub struct Prepared {
     views: Result<(ViewPrograms, ViewDirectory), String>,
     /// Locked while the agent runs.
     pins: Option<Pins>,
-    workloads: Workloads,
 }
 
 impl Prepared {
@@ -65,44 +71,67 @@ impl Prepared {
     /// `run_as`'s.
     pub fn new(config: &AgentConfig, run_as: &RunAs) -> Result<Self, AgentError> {
         let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure))?;
+        let bpf = match config.bpf {
+            BpfUse::Off => Bpf::none("it is switched off (bpf = off)".to_owned()),
+            BpfUse::Require => Bpf::load(config, run_as)??,
+            BpfUse::Auto => match Bpf::load(config, run_as) {
+                Ok(bpf) => bpf?,
+                Err(error) => Bpf::none(error.to_string()),
+            },
+        };
+        let workloads = Workloads::new(&config.kubelet_log_dir);
+        Ok(Self { listener, bpf, workloads })
+    }
+}
+
+impl Bpf {
+    /// Loads all; the outer error is that of the walk's programs, without which there is no BPF.
+    fn load(config: &AgentConfig, run_as: &RunAs) -> Result<Result<Self, AgentError>, LoadError> {
         let bounds = Bounds {
             records_max: config.slice_rows_max,
             locked_visits_max: config.locked_rows_max,
             names_max: config.slice_names_max,
             slice_max: config.slice_time_max.get(),
         };
-        let kernel = match config.bpf {
-            BpfUse::Off => Err("it is switched off (bpf = off)".to_owned()),
-            BpfUse::Require => Ok(Kernel::load(bounds)?),
-            BpfUse::Auto => Kernel::load(bounds).map_err(|error| error.to_string()),
+        kernel::with_loader(|loader| {
+            let kernel = Kernel::load(loader, bounds)?;
+            Ok(Self::with_kernel(kernel, loader, config, run_as))
+        })
+    }
+
+    fn with_kernel(
+        kernel: Kernel,
+        loader: &mut Loader<'_>,
+        config: &AgentConfig,
+        run_as: &RunAs,
+    ) -> Result<Self, AgentError> {
+        let pins = pins(config)?;
+        let lifecycle = lifecycle(loader, config);
+        let views = match &pins {
+            None => Err("bpffs_dir is not to be had; the agent's log says why".to_owned()),
+            Some(_) => views(loader, config, run_as)?,
         };
-        if let Err(reason) = &kernel {
-            tracing::warn!(reason, "no BPF here: every value is read from its cgroup file");
-        }
-        let pins = kernel.is_ok().then(|| pins(config)).transpose()?.flatten();
-        let collectors = match &kernel {
-            Ok(_) => kernel::load_collectors(config.collector_cgroups_max, pins.as_ref()),
-            Err(_) => Vec::new(),
-        };
-        let lifecycle = kernel.is_ok().then(|| lifecycle(config)).flatten();
-        let views = match (&kernel, &pins) {
-            (Err(reason), _) => Err(reason.clone()),
-            (Ok(_), None) => Err("bpffs_dir is not to be had; the agent's log says why".to_owned()),
-            (Ok(_), Some(_)) => views(config, run_as)?,
-        };
-        let workloads = Workloads::new(&config.kubelet_log_dir);
-        Ok(Self { listener, kernel, collectors, lifecycle, views, pins, workloads })
+        let collectors = kernel::load_collectors(loader, config.collector_cgroups_max, pins.as_ref());
+        Ok(Self { kernel: Ok(kernel), collectors, lifecycle, views, pins })
+    }
+
+    /// An agent does without it where it must.
+    fn none(reason: String) -> Self {
+        tracing::warn!(reason, "no BPF here: every value is read from its cgroup file");
+        let views = Err(reason.clone());
+        Self { kernel: Err(reason), collectors: Vec::new(), lifecycle: None, views, pins: None }
     }
 }
 
 /// What tells of cgroups that come and go. An agent does without it where it must.
-fn lifecycle(config: &AgentConfig) -> Option<Lifecycle> {
-    let loaded = Lifecycle::load(config.removed_slots_max);
+fn lifecycle(loader: &mut Loader<'_>, config: &AgentConfig) -> Option<Lifecycle> {
+    let loaded = Lifecycle::load(loader, config.removed_slots_max);
     loaded.inspect_err(|error| tracing::warn!(%error, "removed cgroups are not reported")).ok()
 }
 
 /// What makes views; the reason if there can be none.
 fn views(
+    loader: &mut Loader<'_>,
     config: &AgentConfig,
     run_as: &RunAs,
 ) -> Result<Result<(ViewPrograms, ViewDirectory), String>, AgentError> {
@@ -112,7 +141,7 @@ fn views(
     let mode = config.view_file_mode().unwrap_or(0o640);
     let directory = ViewDirectory::make(&config.bpffs_dir, (user, group), mode);
     let directory = directory.map_err(|error| format!("bpffs_dir: make its directory views: {error}"));
-    let programs = || ViewPrograms::load(config.views_max).map_err(|error| error.to_string());
+    let mut programs = || ViewPrograms::load(loader, config.views_max).map_err(|error| error.to_string());
     let views = directory.and_then(|directory| Ok((programs()?, directory)));
     if let Err(reason) = &views {
         tracing::warn!(reason, "no text views here");
@@ -147,7 +176,8 @@ pub async fn run(
     prepared: Prepared,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let Prepared { listener, kernel, collectors, lifecycle, views, pins: _pins, workloads } = prepared;
+    let Prepared { listener, bpf, workloads } = prepared;
+    let Bpf { kernel, collectors, lifecycle, views, pins: _pins } = bpf;
     let (identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
     let address = listener.local_addr().map_err(AgentError::Thread)?.to_string();
     let address = config.advertise_address.clone().unwrap_or(address);

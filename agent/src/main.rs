@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 fn main() -> ExitCode {
     let config = match cgfleet_config::load_process::<AgentConfig>(&DAEMON) {
-        Ok(config) => config,
+        Ok((config, _no_commands)) => config,
         Err(code) => return code,
     };
     match start(config) {

@@ -5,16 +5,19 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use crate::Daemon;
 use crate::error::ConfigError;
 use crate::field::Field;
+use crate::{Daemon, DaemonCommand, Invocation};
 
 const CONFIG: &str = "config";
 const PRINT_CONFIG: &str = "print_config";
 const CHECK_CONFIG: &str = "check_config";
+const COMMAND: &str = "command";
+const COMMAND_FILE: &str = "command_file";
 
 /// What to do with the configuration once it is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub(crate) struct Flags<'a> {
     pub given: Vec<(&'a Field, String)>,
     pub config: Option<PathBuf>,
     pub action: Action,
+    /// What to do instead of serving.
+    pub invocation: Option<Invocation>,
 }
 
 /// What the command line was.
@@ -58,7 +63,24 @@ pub(crate) fn parse<'a>(
         (_, true) => Action::CheckConfig,
         _ => Action::Run,
     };
-    Ok(Parsed::Flags(Flags { given, config: matches.remove_one(CONFIG), action }))
+    let config = matches.remove_one(CONFIG);
+    let invocation = if daemon.commands.is_empty() { None } else { chosen_command(daemon, &mut matches) };
+    Ok(Parsed::Flags(Flags { given, config, action, invocation }))
+}
+
+fn chosen_command(daemon: &Daemon, matches: &mut ArgMatches) -> Option<Invocation> {
+    let name: String = matches.remove_one(COMMAND)?;
+    let command = daemon.commands.iter().find(|command| command.name == name)?;
+    Some(Invocation { command: command.name, file: matches.remove_one(COMMAND_FILE)? })
+}
+
+/// Both words of a daemon's command: which, and its file.
+fn command_words(daemon: &Daemon) -> [Arg; 2] {
+    let named = |command: &DaemonCommand| PossibleValue::new(command.name).help(command.about);
+    let names = PossibleValuesParser::new(daemon.commands.iter().map(named));
+    let command = Arg::new(COMMAND).value_name("COMMAND").value_parser(names).requires(COMMAND_FILE);
+    let file = Arg::new(COMMAND_FILE).value_name("FILE").value_parser(value_parser!(PathBuf));
+    [command.help("Do this with FILE, and exit"), file.help("The file of COMMAND").requires(COMMAND)]
 }
 
 fn command(daemon: &Daemon, fields: &[Field]) -> Command {
@@ -70,7 +92,9 @@ fn command(daemon: &Daemon, fields: &[Field]) -> Command {
     let config = Arg::new(CONFIG).long("config").value_name("FILE").value_parser(value_parser!(PathBuf));
     let print = Arg::new(PRINT_CONFIG).long("print-config").action(ArgAction::SetTrue);
     let check = Arg::new(CHECK_CONFIG).long("check-config").action(ArgAction::SetTrue);
+    let words = if daemon.commands.is_empty() { Vec::new() } else { command_words(daemon).into() };
     Command::new(daemon.name)
+        .args(words)
         .about(daemon.about)
         .version(daemon.version)
         .after_help(

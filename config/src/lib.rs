@@ -36,6 +36,7 @@
 //!     version: "0.1.0",
 //!     env_prefix: "CGFLEET_AGENT_",
 //!     default_file: "/etc/cgfleet/agent.toml",
+//!     commands: &[],
 //! };
 //!
 //! # fn main() -> Result<(), cgfleet_config::ConfigError> {
@@ -58,6 +59,7 @@ mod settings;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use confique::Config;
@@ -82,6 +84,26 @@ pub struct Daemon {
     pub env_prefix: &'static str,
     /// The file read when neither `--config` nor `{env_prefix}CONFIG` names one. It may be absent.
     pub default_file: &'static str,
+    /// What it can do with a file instead of serving; mostly nothing.
+    pub commands: &'static [DaemonCommand],
+}
+
+/// Something that a daemon does once, with its configuration and a file: `cgfleet-server backup FILE`.
+#[derive(Debug, Clone, Copy)]
+pub struct DaemonCommand {
+    /// The word on the command line.
+    pub name: &'static str,
+    /// One sentence for `--help`.
+    pub about: &'static str,
+}
+
+/// A [`DaemonCommand`] as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// Which one.
+    pub command: &'static str,
+    /// Its file.
+    pub file: PathBuf,
 }
 
 impl Daemon {
@@ -104,6 +126,8 @@ pub trait Checked {
 pub enum Outcome<C> {
     /// Run with this configuration.
     Run(C),
+    /// Do a command with this configuration.
+    Command(C, Invocation),
     /// Print this text to standard output and exit with 0: help, version, `--print-config` or `--check-config`.
     Print(String),
 }
@@ -151,7 +175,10 @@ pub fn load<C: Config + Checked>(
     let (config, chosen) = settings.finish()?;
     config.check().map_err(|invalid| chosen.refuse(&invalid))?;
     Ok(match flags.action {
-        Action::Run => Outcome::Run(config),
+        Action::Run => match flags.invocation {
+            Some(invocation) => Outcome::Command(config, invocation),
+            None => Outcome::Run(config),
+        },
         Action::PrintConfig => Outcome::Print(render::effective(daemon, &chosen, file.as_ref())),
         Action::CheckConfig => Outcome::Print(render::checked(file.as_ref())),
     })
@@ -160,10 +187,12 @@ pub fn load<C: Config + Checked>(
 /// [`load`] for `main`: reads the arguments and environment of this process, and prints what is to be printed.
 ///
 /// An error is the code to exit with: 0 after text that was asked for, 1 when that text could not be written, 2 after
-/// a configuration error. What went wrong is printed to standard error in one line.
-pub fn load_process<C: Config + Checked>(daemon: &Daemon) -> Result<C, ExitCode> {
+/// a configuration error. What went wrong is printed to standard error in one line. With the configuration comes the
+/// command that was asked for, if the daemon has any.
+pub fn load_process<C: Config + Checked>(daemon: &Daemon) -> Result<(C, Option<Invocation>), ExitCode> {
     let (problem, code) = match load(daemon, std::env::args_os(), |name| std::env::var_os(name)) {
-        Ok(Outcome::Run(config)) => return Ok(config),
+        Ok(Outcome::Run(config)) => return Ok((config, None)),
+        Ok(Outcome::Command(config, invocation)) => return Ok((config, Some(invocation))),
         Ok(Outcome::Print(text)) => match print(&text) {
             Ok(()) => return Err(ExitCode::SUCCESS),
             Err(error) => (format!("write to standard output: {error}"), ExitCode::FAILURE),

@@ -242,7 +242,12 @@ impl CgroupSample {
             if !metrics.touches(group) {
                 self.remove_group(group);
             } else if self.source(group).is_some() {
-                unwanted.iter().for_each(|metric| self.set_metric(metric, None));
+                for metric in unwanted.iter() {
+                    // Most are absent, of rows that are sent again and again.
+                    if self.metric(metric).is_some() {
+                        self.set_metric(metric, None);
+                    }
+                }
             }
         }
     }

@@ -1,11 +1,11 @@
 //! What can be configured of the server.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{fs, io, net::SocketAddr, path::PathBuf};
 
-use cgfleet_config::{Checked, Daemon, HumanDuration, InvalidValue};
+use cgfleet_config::{Checked, Daemon, DaemonCommand, HumanDuration, InvalidValue};
 use cgfleet_rpc::trace::{self, LogFormat};
 
-use crate::store::Database;
+use crate::{private_postgres::PrivatePostgresOptions, store::Database};
 
 /// The server as the configuration system knows it.
 pub const DAEMON: Daemon = Daemon {
@@ -14,7 +14,19 @@ pub const DAEMON: Daemon = Daemon {
     version: env!("CARGO_PKG_VERSION"),
     env_prefix: "CGFLEET_SERVER_",
     default_file: "/etc/cgfleet/server.toml",
+    commands: &[
+        DaemonCommand {
+            name: BACKUP,
+            about: "Write all that the private Postgres holds to FILE, which must not exist; the server may run",
+        },
+        DaemonCommand { name: RESTORE, about: "Make the private Postgres anew, from FILE" },
+    ],
 };
+
+/// The command that writes a backup of the private Postgres.
+pub const BACKUP: &str = "backup";
+/// The command that makes the private Postgres from a backup.
+pub const RESTORE: &str = "restore";
 
 /// The server's configuration.
 #[derive(Clone, confique::Config)]
@@ -33,9 +45,14 @@ pub struct ServerConfig {
     #[config(default = "postgres")]
     pub user: String,
     /// The Postgres to use (postgres://user:password@host:port/database). Unset means a private one
-    /// in state_dir.
+    /// in state_dir. Its parameters sslmode (disable, allow, prefer, require, verify-ca, verify-full),
+    /// sslrootcert, sslcert and sslkey say how TLS is used; without them it is used where the
+    /// database offers it, and nobody's certificate is checked.
     #[config(env = "DATABASE_URL")]
     pub database_url: Option<String>,
+    /// A file whose first line is the password for database_url. It is read once, before privileges are
+    /// given up.
+    pub database_password_file: Option<PathBuf>,
     /// Where initdb and postgres are, for the private Postgres. Unset means the usual places.
     pub postgres_bin_dir: Option<PathBuf>,
     /// The most connections to Postgres; 2 to 1000.
@@ -68,12 +85,43 @@ pub struct ServerConfig {
     /// 1000000000.
     #[config(default = 4000000)]
     pub history_values_max: u32,
+    /// The most hosts whose ticks are compacted at the same time; 1 to 64. Each keeps a CPU busy now and then, and
+    /// takes up to 256 MiB for a host of many thousand cgroups that all change.
+    #[config(default = 1)]
+    pub compaction_tasks_max: u32,
     /// What to log: a level (error, warn, info, debug, trace), or target=level,…
     #[config(default = "info")]
     pub log: String,
     /// How log lines look: text or json.
     #[config(default = "text")]
     pub log_format: LogFormat,
+}
+
+impl ServerConfig {
+    /// The database that is configured, with its password, if its file can be read.
+    pub fn database(&self) -> Result<Option<Database>, PasswordFileError> {
+        let Some(url) = self.database_url.clone() else { return Ok(None) };
+        let password = self.database_password_file.as_ref().map(|path| {
+            let failed = |source| PasswordFileError { path: path.clone(), source };
+            let text = fs::read_to_string(path).map_err(failed)?;
+            let empty = || failed(io::Error::new(io::ErrorKind::InvalidData, "its first line is empty"));
+            text.lines().next().filter(|line| !line.is_empty()).map(str::to_owned).ok_or_else(empty)
+        });
+        Ok(Some(Database::Url { url, password: password.transpose()? }))
+    }
+
+    /// What the private Postgres needs.
+    pub fn private_postgres(&self) -> PrivatePostgresOptions {
+        PrivatePostgresOptions { state_dir: self.state_dir.clone(), bin_dir: self.postgres_bin_dir.clone() }
+    }
+}
+
+/// The file of the database's password cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("database_password_file: read {}: {source}; it must hold the password in its first line", path.display())]
+pub struct PasswordFileError {
+    path: PathBuf,
+    source: io::Error,
 }
 
 impl Checked for ServerConfig {
@@ -90,11 +138,15 @@ impl Checked for ServerConfig {
         within("history_queries_max", self.history_queries_max, 1, 1000)?;
         within("history_series_max", self.history_series_max, 1, 10_000_000)?;
         within("history_values_max", self.history_values_max, 1000, 1_000_000_000)?;
+        within("compaction_tasks_max", self.compaction_tasks_max, 1, 64)?;
         if !trace::is_filter(&self.log) {
             return Err(InvalidValue::new("log", trace::FILTER_ALLOWED));
         }
-        if self.database_url.clone().is_some_and(|url| Database::Url(url).check().is_err()) {
+        if self.database_url.clone().is_some_and(|url| Database::url(url).check().is_err()) {
             return Err(InvalidValue::new("database_url", "postgres://user:password@host:port/database"));
+        }
+        if self.database_password_file.is_some() && self.database_url.is_none() {
+            return Err(InvalidValue::new("database_password_file", "unset without database_url"));
         }
         let heartbeat_ms = self.heartbeat_interval.get().as_millis();
         if !(100..=600_000).contains(&heartbeat_ms) {

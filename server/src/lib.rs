@@ -23,27 +23,27 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
+    compaction::{CompactionProgress, Compactor},
     config::ServerConfig,
     hosts::Hosts,
     ingest::{IngestWriter, keep_ingesting},
-    private_postgres::{PrivatePostgres, PrivatePostgresError, PrivatePostgresOptions},
+    private_postgres::{PrivatePostgres, PrivatePostgresError},
     service::{Fleet, HistoryLimits},
     store::{Database, Store, StoreError, StoreLimits},
 };
 
-/// Runs a server on `listener` until `shutdown`. Its state directory exists, if it is to run a Postgres.
+/// Runs a server on `listener` until `shutdown`: on the database that it was given, or on a Postgres of its own, for
+/// which its state directory exists.
 pub async fn run(
     config: ServerConfig,
+    database: Option<Database>,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
-    if let Some(url) = config.database_url.clone() {
-        return serve_from(Database::Url(url), &config, listener, shutdown).await;
+    if let Some(database) = database {
+        return serve_from(database, &config, listener, shutdown).await;
     }
-    let options = PrivatePostgresOptions {
-        state_dir: config.state_dir.clone(),
-        bin_dir: config.postgres_bin_dir.clone(),
-    };
+    let options = config.private_postgres();
     let mut postgres = tokio::select! {
         started = PrivatePostgres::start(&options) => started?,
         () = shutdown.cancelled() => return Ok(()),
@@ -68,6 +68,10 @@ async fn serve_from(
     let hosts = Hosts::load(store.clone(), config.hosts_max, config.heartbeat_interval.get()).await?;
     let (ingest, writer) = IngestWriter::new(store.clone(), shutdown.clone());
     let writer = tokio::spawn(writer.run());
+    let compaction = Arc::new(CompactionProgress::default());
+    let tasks_max = config.compaction_tasks_max as usize;
+    let compactor = Compactor::new(store.clone(), tasks_max, compaction, shutdown.clone());
+    let compactor = tokio::spawn(compactor.run());
     for host in hosts.all().into_iter().filter(|host| host.claim_stream()) {
         tokio::spawn(keep_ingesting(host, ingest.clone(), shutdown.clone()));
     }
@@ -92,6 +96,7 @@ async fn serve_from(
     let served = serve::serve(listener, routes, &["cgfleet.v1.FleetService"], shutdown).await;
     // A batch under way is finished before the connections go.
     let _ = writer.await;
+    let _ = compactor.await;
     store.close().await;
     Ok(served?)
 }

@@ -6,6 +6,7 @@ mod bench;
 mod checkout;
 mod command;
 mod demo;
+mod fuzz;
 mod install;
 mod lint;
 mod phases;
@@ -21,6 +22,7 @@ use crate::{
     checkout::Checkout,
     command::{CommandFailed, cargo},
     demo::burn,
+    fuzz::Fuzz,
     install::{Job, install},
     phases::Phases,
     vm::{Guests, Programs},
@@ -67,6 +69,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Let what reads stored payloads read mutated ones, in release mode.
+    Fuzz(Fuzz),
     /// Use a little CPU until the given parent process is gone.
     #[command(hide = true)]
     Burn { parent: u32 },
@@ -96,6 +100,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Tidy => tidy::tidy(&checkout),
         Task::ProtoLanded => lint::proto_landed(&checkout),
         Task::Bench { args } => bench::bench(&checkout, &args),
+        Task::Fuzz(fuzz) => fuzz.run(&checkout),
         Task::Burn { parent } => {
             burn::burn(parent);
             Ok(())

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     stream::{Hearing, Read, Snapshot},
-    walker::{Order, Target, WalkSpec, Walker},
+    walker::{self, Order, Target, WalkError, WalkSpec, Walked, Walker},
 };
 use feed::{Feed, Listener};
 use removals::Removals;
@@ -134,6 +134,17 @@ impl Shared {
         lock(&self.feeds).values().any(|feed| feed.hears_removals())
     }
 
+    /// Gives each feed that takes them the removals that the walker gave.
+    fn hand_out(&self, removals: walker::Removals) {
+        let removed: Vec<_> = removals.removed.into_iter().map(Arc::new).collect();
+        if removed.is_empty() && removals.lost == 0 {
+            return;
+        }
+        for feed in lock(&self.feeds).values() {
+            lock(&feed.state).take_removed(&removed, removals.lost);
+        }
+    }
+
     /// Whether the feed goes on. One that was left for long ends here.
     fn keeps(&self, feed: &Arc<Feed>) -> bool {
         let mut feeds = lock(&self.feeds);
@@ -152,12 +163,9 @@ async fn keep_reading(shared: Arc<Shared>, feed: Arc<Feed>) {
         let sequence = sequence_of(shared.started.elapsed(), feed.interval);
         let mut next = shared.started + due_after(sequence, feed.interval);
         if feed.is_due(sequence) {
-            match read(&shared, &feed, sequence).await {
-                Ok(()) => drop(feed.newest.send_replace(Some(sequence))),
-                Err(error) => {
-                    tracing::warn!(sequence, interval = ?feed.interval, error, "a tick failed");
-                    next = next.min(Instant::now() + RETRY);
-                }
+            if let Err(error) = read(&shared, &feed, sequence).await {
+                tracing::warn!(sequence, interval = ?feed.interval, error, "a tick failed");
+                next = next.min(Instant::now() + RETRY);
             }
         }
         tokio::select! {
@@ -181,7 +189,8 @@ fn due_after(sequence: u64, interval: Duration) -> Duration {
     u64::try_from(nanos).map_or(Duration::MAX, Duration::from_nanos)
 }
 
-async fn read(shared: &Shared, feed: &Feed, sequence: u64) -> Result<(), String> {
+/// Has the next snapshot read.
+async fn read(shared: &Arc<Shared>, feed: &Arc<Feed>, sequence: u64) -> Result<(), String> {
     // Before the walk: what it meets, and is removed behind it, is told of.
     let hearing = shared.removals.adjust().await.map_err(|error| error.to_string())?;
     let hearing = if feed.hears_removals() { hearing } else { Hearing::Unheard };
@@ -194,31 +203,27 @@ async fn read(shared: &Shared, feed: &Feed, sequence: u64) -> Result<(), String>
     let sampled_at = SystemTime::now();
     let root = WalkSpec::alone(Target::v2_root());
     let spec = WalkSpec { order: Order::DescendantsPre, metrics, ..root };
-    // The walker does one thing after the other: removals are taken behind the walk, so that what it did not
-    // meet any more is among them, but are not waited for to be asked for.
-    let walking = shared.walker.walk(spec);
-    let (walked, handed_out) = tokio::join!(biased; walking, shared.removals.hand_out());
-    handed_out.map_err(|error| error.to_string())?;
-    let walked = walked.map_err(|error| error.to_string())?;
-    let (before, (removed, lost)) = {
-        let mut state = lock(&feed.state);
-        (state.history.latest().cloned(), state.hand_over_removed())
+    let reader = {
+        let (shared, feed) = (Arc::clone(shared), Arc::clone(feed));
+        move |walked: Result<Walked, WalkError>, removals| {
+            // To all feeds, whatever became of this walk.
+            shared.hand_out(removals);
+            let Walked { samples, summary } = walked?;
+            let (before, (removed, lost)) = {
+                let mut state = lock(&feed.state);
+                (state.history.latest().cloned(), state.hand_over_removed())
+            };
+            let boottime = boottime.into();
+            let read =
+                Read { sequence, boottime, sampled_at, metrics, samples, summary, hearing, removed, lost };
+            // This is the only one who adds to it.
+            let snapshot = Snapshot::new(before.as_deref(), read);
+            lock(&feed.state).history.push(snapshot);
+            feed.newest.send_replace(Some(sequence));
+            Ok(())
+        }
     };
-    let read = Read {
-        sequence,
-        boottime: boottime.into(),
-        sampled_at,
-        metrics,
-        samples: walked.samples,
-        summary: walked.summary,
-        hearing,
-        removed,
-        lost,
-    };
-    // This is the only one who adds to it.
-    let snapshot = Snapshot::new(before.as_deref(), read);
-    lock(&feed.state).history.push(snapshot);
-    Ok(())
+    shared.walker.read(spec, reader).await.map_err(|error| error.to_string())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,16 +1,13 @@
-//! Whoever has the kernel tell of removals: one task, which switches that on and off, and hands them out.
+//! Whoever has the kernel tell of removals: one task, which switches that on and off.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Weak, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
 
-use super::{Shared, lock};
+use super::Shared;
 use crate::{
     stream::Hearing,
     walker::{WalkError, Walker},
@@ -25,13 +22,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(super) struct Removals(mpsc::Sender<Ask>);
 
-#[derive(Debug)]
-enum Ask {
-    /// Have the kernel tell of removals if any feed hears of them.
-    Adjust(oneshot::Sender<Result<Hearing, WalkError>>),
-    /// Give the feeds what was removed.
-    HandOut(oneshot::Sender<Result<(), WalkError>>),
-}
+/// Have the kernel tell of removals if any feed hears of them.
+type Ask = oneshot::Sender<Result<Hearing, WalkError>>;
 
 impl Removals {
     /// A handle, and what [`keep_watching`] has to be given.
@@ -42,20 +34,8 @@ impl Removals {
 
     /// How removals are heard of from now on, by those who hear of them.
     pub(super) async fn adjust(&self) -> Result<Hearing, WalkError> {
-        self.ask(Ask::Adjust).await
-    }
-
-    /// Gives each feed that takes them the removals since this was done last.
-    pub(super) async fn hand_out(&self) -> Result<(), WalkError> {
-        self.ask(Ask::HandOut).await
-    }
-
-    async fn ask<T>(
-        &self,
-        ask: impl FnOnce(oneshot::Sender<Result<T, WalkError>>) -> Ask,
-    ) -> Result<T, WalkError> {
         let (sender, answer) = oneshot::channel();
-        self.0.send(ask(sender)).await.map_err(|_| WalkError::Stopped)?;
+        self.0.send(sender).await.map_err(|_| WalkError::Stopped)?;
         answer.await.map_err(|_| WalkError::Stopped)?
     }
 }
@@ -74,14 +54,12 @@ pub(super) async fn keep_watching(walker: Walker, shared: Weak<Shared>, mut asks
         let ask = if is_done {
             asks.0.recv().await
         } else {
-            let again = || Some(Ask::Adjust(oneshot::channel().0));
+            let again = || Some(oneshot::channel().0);
             timeout(RETRY, asks.0.recv()).await.unwrap_or_else(|_| again())
         };
         let (Some(ask), Some(feeds)) = (ask, shared.upgrade()) else { return };
-        match ask {
-            Ask::Adjust(answer) => drop(answer.send(watch.adjust(feeds.hears_removals()).await)),
-            Ask::HandOut(answer) => drop(answer.send(watch.hand_out(&feeds).await)),
-        }
+        // Who asked may have gone.
+        drop(ask.send(watch.adjust(feeds.hears_removals()).await));
     }
 }
 
@@ -108,17 +86,5 @@ impl Watch {
             };
         }
         Ok(self.hearing)
-    }
-
-    async fn hand_out(&self, feeds: &Shared) -> Result<(), WalkError> {
-        if !matches!(self.hearing, Hearing::Episode(_)) {
-            return Ok(());
-        }
-        let removals = self.walker.removals().await?;
-        let removed: Vec<_> = removals.removed.into_iter().map(Arc::new).collect();
-        for feed in lock(&feeds.feeds).values() {
-            lock(&feed.state).take_removed(&removed, removals.lost);
-        }
-        Ok(())
     }
 }

@@ -1,12 +1,11 @@
 //! What has to be known of the running kernel before its memory statistics can be read.
 
-use aya::{Btf, EbpfLoader};
 use cgfleet_ebpf::abi::{self, cg_facts};
 
 use super::{
-    LoadError, Start,
+    LoadError, Loader, Start,
     kallsyms::Symbols,
-    programs::{bound, has_kfunc, load_iter, mapped, missing, refused},
+    programs::{load_iter, mapped, missing, refused},
     session,
 };
 
@@ -34,10 +33,9 @@ pub struct Facts {
 
 impl Facts {
     /// Asks the kernel, in one session on a cgroup: whichever is this process's own root.
-    pub(super) fn read(btf: &Btf, buffer: &mut [u8]) -> Result<Self, LoadError> {
-        let loaded = EbpfLoader::new().btf(Some(btf)).load(&bound(cgfleet_ebpf::FACTS_OBJECT, btf)?);
-        let mut object = loaded.map_err(|error| refused("the facts' map", &error))?;
-        let program = load_iter(&mut object, "read_facts", btf)?;
+    pub(super) fn read(loader: &mut Loader<'_>, buffer: &mut [u8]) -> Result<Self, LoadError> {
+        let mut object = loader.load("the facts' map", cgfleet_ebpf::FACTS_OBJECT)?;
+        let program = load_iter(&mut object, "read_facts", loader.btf)?;
         let mut map = mapped::<cg_facts>(&mut object, "facts")?;
         let symbols = Symbols::read(&[STATE_TABLE, EVENTS_TABLE]).unwrap_or_default();
         map.set_only(cg_facts {
@@ -56,7 +54,7 @@ impl Facts {
         session::run(&program, abi::CG_ORDER_SELF_ONLY, Start::Id(0), buffer)
             .map_err(|error| refused("the session that reads the kernel's facts", &error))?;
         let facts = map.get(0).ok_or_else(|| missing("the facts' only entry"))?;
-        Ok(Self { facts, flushes_by_subsystem: has_kfunc(btf, "css_rstat_flush") })
+        Ok(Self { facts, flushes_by_subsystem: loader.has_kfunc("css_rstat_flush") })
     }
 
     /// The number of a `cg_memory_item` in the kernel's own enum; `None` if this kernel has no such item.

@@ -3,21 +3,24 @@
 //!
 //! Must not know paths as text, metrics or who watches.
 
-use std::fmt;
+use std::{
+    fmt,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
-    maps::{Map, MapData, RingBuf},
+    Ebpf,
+    maps::{Map, MapData, MapError, RingBuf},
     programs::{Program, ProgramFd},
 };
 use cgfleet_ebpf::abi::{self, cg_details, cg_final, cg_lifecycle, cg_made, cg_removed};
 
 use super::{
-    KernelError, LoadError, Start,
+    KernelError, LoadError, Loader, Start,
     collectors::Attached,
     kallsyms::Symbols,
     mapped::{MappedArray, read_value},
-    programs::{bound, has_kfunc, kernel_btf, load_iter, mapped, missing, refused},
+    programs::{chain, load_iter, mapped, missing, refused},
     session::{self, READ_BYTES},
 };
 
@@ -106,7 +109,9 @@ pub struct LifecycleState {
 pub struct Lifecycle {
     object: Ebpf,
     control: MappedArray<cg_lifecycle>,
-    events: RingBuf<MapData>,
+    ring: OwnedFd,
+    /// The ring buffer as memory while it is used: twice its size, to be read on over its end.
+    events: Option<RingBuf<MapData>>,
     pass: ProgramFd,
     /// `None` where the kernel does not know references to cgroups (6.1).
     held: Option<Held>,
@@ -134,28 +139,29 @@ impl fmt::Debug for Lifecycle {
 
 impl Lifecycle {
     /// Loads the programs, with slots for so many removed cgroups.
-    pub fn load(slots: u32) -> Result<Self, LoadError> {
-        let btf = kernel_btf()?;
-        if has_kfunc(&btf, "bpf_cgroup_acquire") {
-            match Self::load_object(cgfleet_ebpf::LIFECYCLE_OBJECT, &btf, slots, true) {
+    pub fn load(loader: &mut Loader<'_>, slots: u32) -> Result<Self, LoadError> {
+        if loader.has_kfunc("bpf_cgroup_acquire") {
+            match Self::load_object(loader, cgfleet_ebpf::LIFECYCLE_OBJECT, slots, true) {
                 Err(LoadError::Refused { what, cause }) => {
                     tracing::warn!(what, cause, "of removed cgroups, this kernel tells no final CPU time");
                 }
                 loaded => return loaded,
             }
         }
-        Self::load_object(cgfleet_ebpf::LIFECYCLE_UNHELD_OBJECT, &btf, slots, false)
+        Self::load_object(loader, cgfleet_ebpf::LIFECYCLE_UNHELD_OBJECT, slots, false)
     }
 
-    fn load_object(object: &[u8], btf: &Btf, slots: u32, holds: bool) -> Result<Self, LoadError> {
+    fn load_object(
+        loader: &mut Loader<'_>,
+        object: &[u8],
+        slots: u32,
+        holds: bool,
+    ) -> Result<Self, LoadError> {
         let bytes = slots.saturating_mul(EVENT_BYTES).max(EVENTS_BYTES_MIN);
-        let mut loader = EbpfLoader::new();
-        loader.btf(Some(btf)).map_max_entries("events", bytes.next_power_of_two());
-        if holds {
-            loader.map_max_entries("held", slots).map_max_entries("finals", slots);
-        }
-        let loaded = loader.load(&bound(object, btf)?);
-        let mut object = loaded.map_err(|error| refused("the maps of lifecycle", &error))?;
+        loader.aya.map_max_entries("events", bytes.next_power_of_two());
+        loader.aya.map_max_entries("held", slots).map_max_entries("finals", slots);
+        let mut object = loader.load("the maps of lifecycle", object)?;
+        let btf = loader.btf;
         for (name, tracepoint) in PROGRAMS {
             let Some(Program::BtfTracePoint(program)) = object.program_mut(name) else {
                 return Err(missing(name));
@@ -168,12 +174,13 @@ impl Lifecycle {
             Ok(Held { take_finals, finals: mapped(&mut object, "finals")? })
         });
         let Some(Map::RingBuf(events)) = object.take_map("events") else { return Err(missing("events")) };
-        let unmapped = |error: aya::maps::MapError| refused("the ring buffer of lifecycle", &error);
+        let unkept = |error: std::io::Error| refused("the ring buffer of lifecycle", &error);
         let symbols = Symbols::read(&[PER_CPU_OFFSETS]).unwrap_or_default();
         let cpus = aya::util::nr_cpus().unwrap_or_default();
         Ok(Self {
             control: mapped(&mut object, "lifecycle")?,
-            events: RingBuf::try_from(Map::RingBuf(events)).map_err(unmapped)?,
+            ring: events.fd().as_fd().try_clone_to_owned().map_err(unkept)?,
+            events: None,
             pass,
             held: held.transpose()?,
             object,
@@ -206,6 +213,11 @@ impl Lifecycle {
         if self.is_attached() {
             return Ok(());
         }
+        let unmapped = |cause: String| WatchError {
+            tracepoint: PROGRAMS[0].1,
+            cause: format!("map the ring buffer: {cause}"),
+        };
+        self.map_events().map_err(|error| unmapped(chain(&error)))?;
         // Of an earlier watch.
         self.drain(|_| ());
         let answered = self.control.get(0).unwrap_or_default();
@@ -231,6 +243,14 @@ impl Lifecycle {
         self.await_removals(root)?;
         self.take_finals(root, |_| ())?;
         self.drain(|_| ());
+        self.events = None;
+        Ok(())
+    }
+
+    /// That takes no privilege, for the map is there.
+    fn map_events(&mut self) -> Result<(), MapError> {
+        let ring = self.ring.try_clone().map_err(MapError::IoError)?;
+        self.events = Some(Map::RingBuf(MapData::from_fd(ring)?).try_into()?);
         Ok(())
     }
 
@@ -243,7 +263,8 @@ impl Lifecycle {
 
     /// What happened since the last call, in its order.
     pub fn drain(&mut self, mut told: impl FnMut(LifecycleEvent)) {
-        while let Some(entry) = self.events.next() {
+        let Some(events) = &mut self.events else { return };
+        while let Some(entry) = events.next() {
             if let Some(event) = parse(&entry) {
                 told(event);
             }

@@ -4,13 +4,13 @@
 
 use std::os::fd::BorrowedFd;
 
-use aya::{Btf, Ebpf, EbpfLoader, programs::ProgramFd};
+use aya::{Ebpf, programs::ProgramFd};
 use cgfleet_ebpf::abi::{self, cg_walk};
 
 use super::{
-    KernelError, LoadError,
+    KernelError, LoadError, Loader,
     mapped::MappedArray,
-    programs::{bound, chain, load_iter, mapped, refused},
+    programs::{load_iter, mapped},
     session::{self, READ_BYTES, Start},
 };
 
@@ -35,14 +35,11 @@ pub struct NoopWalk {
 }
 
 impl Noop {
-    /// Loads the program; needs CAP_BPF and CAP_PERFMON, and a kernel from 6.1 on with BTF.
-    pub fn load() -> Result<Self, LoadError> {
-        let btf = Btf::from_sys_fs().map_err(|error| LoadError::NoBtf(chain(&error)))?;
-        let object = bound(cgfleet_ebpf::NOOP_OBJECT, &btf)?;
-        let loaded = EbpfLoader::new().btf(Some(&btf)).load(&object);
-        let mut object = loaded.map_err(|error| refused("the map of noop", &error))?;
+    /// Loads the program.
+    pub fn load(loader: &mut Loader<'_>) -> Result<Self, LoadError> {
+        let mut object = loader.load("the map of noop", cgfleet_ebpf::NOOP_OBJECT)?;
         Ok(Self {
-            program: load_iter(&mut object, "noop", &btf)?,
+            program: load_iter(&mut object, "noop", loader.btf)?,
             walk: mapped(&mut object, "walk")?,
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             _object: object,

@@ -3,14 +3,13 @@
 use std::{io, time::Duration};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, Ebpf,
     maps::Map,
     programs::{Iter, ProgramFd},
 };
-use aya_obj::btf::BtfKind;
 use cgfleet_ebpf::abi::{cg_details, cg_io_device, cg_memory_stat, cg_name, cg_record, cg_walk};
 
-use super::{LoadError, kfunc, mapped::MappedArray};
+use super::{LoadError, Loader, mapped::MappedArray};
 
 /// How large the maps are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,31 +43,22 @@ pub(super) struct Programs {
     _object: Ebpf,
 }
 
-/// The running kernel's own types.
-pub(super) fn kernel_btf() -> Result<Btf, LoadError> {
-    let btf = Btf::from_sys_fs().map_err(|error| LoadError::NoBtf(chain(&error)))?;
-    if btf.id_by_type_name_kind("bpf_iter__cgroup", BtfKind::Struct).is_err() {
-        return Err(LoadError::NoCgroupIterator);
-    }
-    Ok(btf)
-}
-
 impl Programs {
-    pub(super) fn load(bounds: Bounds, btf: &Btf) -> Result<Self, LoadError> {
-        let mut object = EbpfLoader::new()
-            .btf(Some(btf))
+    pub(super) fn load(loader: &mut Loader<'_>, bounds: Bounds) -> Result<Self, LoadError> {
+        loader
+            .aya
             .map_max_entries("records", bounds.records_max)
             .map_max_entries("details", bounds.records_max)
             .map_max_entries("memory_stats", bounds.records_max)
             .map_max_entries("io_devices", bounds.records_max)
-            .map_max_entries("names", bounds.names_max)
-            .load(&bound(cgfleet_ebpf::WALK_OBJECT, btf)?)
-            .map_err(|error| refused("the walk's maps", &error))?;
+            .map_max_entries("names", bounds.names_max);
+        let mut object = loader.load("the walk's maps", cgfleet_ebpf::WALK_OBJECT)?;
+        let btf = loader.btf;
         // The typed one is faster; it needs a kernel that can be told what an address points to.
-        let walk_unlocked = if has_kfunc(btf, "bpf_rdonly_cast") { "walk_unlocked" } else { "walk_probed" };
+        let walk_unlocked = if loader.has_kfunc("bpf_rdonly_cast") { "walk_unlocked" } else { "walk_probed" };
         Ok(Self {
             flush_locked: load_iter(&mut object, "flush_locked", btf)?,
-            flush_unlocked: UnlockedFlush::load(btf).or_else(do_without)?,
+            flush_unlocked: UnlockedFlush::load(loader).or_else(do_without)?,
             walk_locked: load_iter(&mut object, "walk_locked", btf)?,
             walk_unlocked: load_iter(&mut object, walk_unlocked, btf)?,
             walk: mapped(&mut object, "walk")?,
@@ -91,15 +81,13 @@ pub(super) struct UnlockedFlush {
 }
 
 impl UnlockedFlush {
-    fn load(btf: &Btf) -> Result<Option<Self>, LoadError> {
-        if !has_kfunc(btf, "bpf_cgroup_acquire") {
+    fn load(loader: &mut Loader<'_>) -> Result<Option<Self>, LoadError> {
+        if !loader.has_kfunc("bpf_cgroup_acquire") {
             return Ok(None);
         }
-        let object = bound(cgfleet_ebpf::FLUSH_UNLOCKED_OBJECT, btf)?;
-        let loaded = EbpfLoader::new().btf(Some(btf)).load(&object);
-        let mut object = loaded.map_err(|error| refused("the flush's maps", &error))?;
+        let mut object = loader.load("the flush's maps", cgfleet_ebpf::FLUSH_UNLOCKED_OBJECT)?;
         Ok(Some(Self {
-            program: load_iter(&mut object, "flush_unlocked", btf)?,
+            program: load_iter(&mut object, "flush_unlocked", loader.btf)?,
             walk: mapped(&mut object, "walk")?,
             _object: object,
         }))
@@ -115,17 +103,6 @@ fn do_without(error: LoadError) -> Result<Option<UnlockedFlush>, LoadError> {
         }
         error => Err(error),
     }
-}
-
-pub(super) fn has_kfunc(btf: &Btf, name: &str) -> bool {
-    btf.id_by_type_name_kind(name, BtfKind::Func).is_ok()
-}
-
-/// An object with its kfuncs bound to the running kernel's.
-pub(super) fn bound(object: &[u8], btf: &Btf) -> Result<Vec<u8>, LoadError> {
-    let mut object = object.to_vec();
-    kfunc::bind(&mut object, |name| btf.id_by_type_name_kind(name, BtfKind::Func).ok())?;
-    Ok(object)
 }
 
 pub(super) fn load_iter(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<ProgramFd, LoadError> {

@@ -1,5 +1,5 @@
 //! The bpf(2) commands that aya 0.14 does not expose: cgroup iterator links and their sessions, and
-//! entries of maps whose size is known at run time alone.
+//! entries of maps whose size is known at run time alone. And what only the C library can do about memory.
 
 use std::{
     ffi::CStr,
@@ -175,4 +175,13 @@ fn command(name: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
     let answer =
         unsafe { libc::syscall(libc::SYS_bpf, name as libc::c_int, &raw mut *attr, size_of::<bpf_attr>()) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
+/// Gives memory that was freed back to the kernel, which the allocator would keep for later.
+pub(super) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no memory of ours is touched by it.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }

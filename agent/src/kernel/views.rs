@@ -13,13 +13,13 @@ use std::{
     path::Path,
 };
 
-use aya::{Ebpf, EbpfLoader, programs::ProgramFd};
+use aya::{Ebpf, programs::ProgramFd};
 use cgfleet_ebpf::abi::{self, CG_VIEW_HEADING_BYTES, cg_view};
 
 use super::{
-    AttachError, LoadError, Start,
+    AttachError, LoadError, Loader, Start,
     mapped::MappedArray,
-    programs::{bound, kernel_btf, load_iter, mapped, refused},
+    programs::{load_iter, mapped},
     session::{self, READ_BYTES},
     sys,
 };
@@ -98,12 +98,11 @@ pub struct PinnedView {
 
 impl ViewPrograms {
     /// Loads the programs of so many views.
-    pub fn load(views_max: u32) -> Result<Self, LoadError> {
-        let btf = kernel_btf()?;
-        let loaded = EbpfLoader::new().btf(Some(&btf)).load(&bound(cgfleet_ebpf::VIEW_OBJECT, &btf)?);
-        let mut object = loaded.map_err(|error| refused("the views' maps", &error))?;
+    pub fn load(loader: &mut Loader<'_>, views_max: u32) -> Result<Self, LoadError> {
+        let mut object = loader.load("the views' maps", cgfleet_ebpf::VIEW_OBJECT)?;
         let names = PROGRAMS.into_iter().take(views_max as usize);
-        let programs: Result<Vec<_>, _> = names.map(|name| load_iter(&mut object, name, &btf)).collect();
+        let programs: Result<Vec<_>, _> =
+            names.map(|name| load_iter(&mut object, name, loader.btf)).collect();
         let programs = programs?;
         Ok(Self {
             in_use: vec![false; programs.len()],

@@ -3,8 +3,8 @@
 use cgfleet_ebpf::abi::{self, cg_details, cg_io_device, cg_memory_stat, cg_record, cg_walk};
 
 use super::{
-    Bounds, Facts, KernelError, LoadError,
-    programs::{self, Programs},
+    Bounds, Facts, KernelError, LoadError, Loader,
+    programs::Programs,
     session::{self, READ_BYTES, Start},
 };
 
@@ -174,12 +174,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads the programs; needs CAP_BPF and CAP_PERFMON, and a kernel from 6.1 on with BTF.
-    pub fn load(bounds: Bounds) -> Result<Self, LoadError> {
-        let btf = programs::kernel_btf()?;
-        let programs = Programs::load(bounds, &btf)?;
+    /// Loads the programs.
+    pub fn load(loader: &mut Loader<'_>, bounds: Bounds) -> Result<Self, LoadError> {
+        let programs = Programs::load(loader, bounds)?;
         let mut buffer = vec![0; READ_BYTES].into_boxed_slice();
-        let facts = Facts::read(&btf, &mut buffer)?;
+        let facts = Facts::read(loader, &mut buffer)?;
         let mut kernel = Self { programs, facts, bounds, iterates_children: false, buffer };
         // A program knows by CO-RE.
         let root = WalkRequest::of(Start::Id(0), abi::CG_ORDER_SELF_ONLY);

@@ -90,8 +90,14 @@ impl Snapshot {
         let gone: FxHashSet<u64> = removed.iter().map(|removed| removed.sample.cgroup_id).collect();
         let mut rows = Vec::with_capacity(samples.len());
         let mut bytes = 0;
+        // Whether the cgroups are those of the snapshot before, in its order.
+        let mut is_alike = before.is_some();
         for sample in samples.into_iter().filter(|sample| !gone.contains(&sample.cgroup_id)) {
-            let row = match before.and_then(|before| before.row(sample.cgroup_id)) {
+            let alike = before.filter(|_| is_alike).and_then(|before| before.rows.get(rows.len()));
+            let alike = alike.filter(|row| row.sample.cgroup_id == sample.cgroup_id);
+            is_alike = alike.is_some();
+            let known = alike.or_else(|| before.and_then(|before| before.row(sample.cgroup_id)));
+            let row = match known {
                 Some(row) if *row.sample == sample => row.clone(),
                 known => {
                     bytes += bytes_of(&sample);
@@ -104,7 +110,7 @@ impl Snapshot {
             rows.push(row);
         }
         let met = rows.len();
-        let places = if let Some(before) = before.filter(|before| before.has_cgroups_of(&rows)) {
+        let places = if let Some(before) = before.filter(|before| is_alike && before.rows.len() == met) {
             Arc::clone(&before.places)
         } else {
             let mut places = Places::with_capacity_and_hasher(met, rustc_hash::FxBuildHasher);
@@ -150,12 +156,6 @@ impl Snapshot {
     /// The rows that its own walk met.
     pub(crate) fn met(&self) -> &[Row] {
         &self.rows[..self.met]
-    }
-
-    /// Whether these rows are of its cgroups, in its order.
-    fn has_cgroups_of(&self, rows: &[Row]) -> bool {
-        self.rows.len() == rows.len()
-            && self.rows.iter().zip(rows).all(|(own, row)| own.sample.cgroup_id == row.sample.cgroup_id)
     }
 
     fn is_whole(&self) -> bool {

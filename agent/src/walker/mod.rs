@@ -85,6 +85,8 @@ pub struct WalkerLimits {
 enum Job {
     /// For the agent itself.
     Walk(WalkSpec, oneshot::Sender<Result<Walked, WalkError>>),
+    /// For a feed.
+    Read(WalkSpec, Reader),
     /// Who asks for it is among those who wait.
     Answer(Asked),
     /// Who asks for it is among those who wait.
@@ -95,6 +97,9 @@ enum Job {
     WatchRemovals(bool, oneshot::Sender<Result<bool, WalkError>>),
     Removals(oneshot::Sender<Result<Removals, WalkError>>),
 }
+
+/// What a feed does with a walk and the removals behind it, on the walker's thread.
+type Reader = Box<dyn FnOnce(Result<Walked, WalkError>, Removals) + Send>;
 
 /// A handle to the walker thread, which ends with the last handle.
 #[derive(Debug, Clone)]
@@ -126,6 +131,11 @@ impl Walker {
                     Job::Walk(spec, answer) => {
                         let mut freshening = Freshening::new(&mut ledger, FlushRule::Always);
                         drop(answer.send(engine.walk(&spec, &mut freshening)));
+                    }
+                    Job::Read(spec, reader) => {
+                        let mut freshening = Freshening::new(&mut ledger, FlushRule::Always);
+                        let walked = engine.walk(&spec, &mut freshening);
+                        reader(walked, engine.removals.take());
                     }
                     Job::Answer(asked) => of_walks.answer_all(&mut engine, &mut ledger, &asked),
                     Job::Describe(answer) => drop(answer.send(engine.describe())),
@@ -164,6 +174,22 @@ impl Walker {
     /// Walks for the agent itself: flushed, out of no budget, and shared with nobody.
     pub async fn walk(&self, spec: WalkSpec) -> Result<Walked, WalkError> {
         self.ask(|answer| Job::Walk(spec, answer)).await
+    }
+
+    /// Walks for the agent itself, and takes the removals behind it: as [`Self::walk`], and [`Self::removals`] with
+    /// nothing between them. `reader` is given both where they are made, on the walker's thread, so that no other
+    /// removals are handed out before these, and nobody has to be woken up to have them. It has to be short, and
+    /// waits for nothing. Gives what it gives.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        spec: WalkSpec,
+        reader: impl FnOnce(Result<Walked, WalkError>, Removals) -> Result<T, WalkError> + Send + 'static,
+    ) -> Result<T, WalkError> {
+        let read = |answer: oneshot::Sender<_>| {
+            let reader = move |walked, removals| drop(answer.send(reader(walked, removals)));
+            Job::Read(spec, Box::new(reader))
+        };
+        self.ask(read).await
     }
 
     /// What may change while the agent runs.

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use cgfleet_config::{Checked, Daemon, HumanDuration, InvalidValue, Outcome, load};
+use cgfleet_config::{Checked, Daemon, DaemonCommand, HumanDuration, InvalidValue, Outcome, load};
 use expect_test::Expect;
 use tempfile::TempDir;
 
@@ -88,6 +88,7 @@ impl Case {
             version: "1.2.3",
             env_prefix: "CGFLEET_EXAMPLE_",
             default_file: self.dir.path().join("example.toml").to_str().unwrap().to_owned().leak(),
+            commands: &[DaemonCommand { name: "pack", about: "Packs all state." }],
         }
     }
 

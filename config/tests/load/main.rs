@@ -6,7 +6,7 @@ mod refused;
 
 use std::path::PathBuf;
 
-use cgfleet_config::{Daemon, markdown};
+use cgfleet_config::{Daemon, Outcome, markdown};
 use expect_test::expect;
 
 use example::{Case, ExampleConfig};
@@ -82,6 +82,20 @@ fn the_file_is_the_one_the_flag_names_else_the_environment_else_the_default() {
         }
         assert_eq!(case.config().hosts_max, expect, "{args:?}, environment {env}");
     }
+}
+
+#[test]
+fn a_command_comes_with_the_configuration_and_its_file() {
+    let outcome = Case::new(&["--hosts-max", "5", "pack", "/tmp/state"]).outcome();
+    let Ok(Outcome::Command(config, asked)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((config.hosts_max, asked.command, asked.file), (5, "pack", "/tmp/state".into()));
+    let check = |args: &[&str], expect: &str| {
+        let error = Case::new(args).outcome().unwrap_err();
+        assert!(error.contains(expect) && !error.contains('\n'), "{args:?}: {error}");
+    };
+    check(&["pack"], "<FILE>");
+    check(&["unpack", "/tmp/state"], "[possible values: pack]");
+    check(&["pack", "/tmp/state", "more"], "unexpected argument 'more'");
 }
 
 #[test]
@@ -168,35 +182,58 @@ fn help_shows_each_key_with_its_default_and_variable() {
     expect![[r#"
         An example.
 
-        Usage: cgfleet-example [OPTIONS]
+        Usage: cgfleet-example [OPTIONS] [COMMAND] [FILE]
+
+        Arguments:
+          [COMMAND]
+                  Do this with FILE, and exit
+
+                  Possible values:
+                  - pack: Packs all state.
+
+          [FILE]
+                  The file of COMMAND
 
         Options:
               --listen-address <VALUE>
                   The address to serve on. It is a loopback address unless insecure. [default: 127.0.0.1:7401] [env: CGFLEET_EXAMPLE_LISTEN_ADDRESS]
+
               --insecure[=<true|false>]
                   Serve other hosts without TLS. [default: false] [env: CGFLEET_EXAMPLE_INSECURE]
+
               --verbose[=<true|false>]
                   Log each walk. [env: CGFLEET_EXAMPLE_VERBOSE]
+
               --hostname <VALUE>
                   The host's name. [default: localhost] [env: CGFLEET_EXAMPLE_HOSTNAME]
+
               --hosts-max <VALUE>
                   The most hosts. [default: 8] [env: CGFLEET_EXAMPLE_HOSTS_MAX]
+
               --sample-interval <VALUE>
                   The time between two samples. [default: 10s] [env: CGFLEET_EXAMPLE_SAMPLE_INTERVAL]
+
               --excludes <VALUE>
                   Cgroups to leave out. [default: ["init.scope"]] [env: CGFLEET_EXAMPLE_EXCLUDES]
+
               --state-dir <VALUE>
                   Where state is kept. [env: CGFLEET_EXAMPLE_STATE_DIR]
+
               --database-url <VALUE>
                   The database; without it a private one | in the state directory. [env: DATABASE_URL]
+
               --config <FILE>
                   Read this TOML file; it must exist [default: DIR/example.toml, which may be absent] [env: CGFLEET_EXAMPLE_CONFIG]
+
               --print-config
                   Print the configuration in force as TOML, with where each value came from, and exit
+
               --check-config
                   Validate the configuration and exit
+
           -h, --help
-                  Print help
+                  Print help (see a summary with '-h')
+
           -V, --version
                   Print version
 

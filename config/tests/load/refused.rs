@@ -12,17 +12,19 @@ use crate::example::Case;
 #[test]
 fn a_bad_flag_is_refused_in_one_line() {
     Case::new(&["--listen-adress", "x"]).refused(&expect!["unexpected argument '--listen-adress' found; tip: a similar argument exists: '--listen-address'; see cgfleet-example --help"]);
-    Case::new(&["--zzz"]).refused(&expect!["unexpected argument '--zzz' found; see cgfleet-example --help"]);
-    Case::new(&["agent.toml"])
-        .refused(&expect!["unexpected argument 'agent.toml' found; see cgfleet-example --help"]);
+    Case::new(&["--zzz"]).refused(&expect!["unexpected argument '--zzz' found; tip: to pass '--zzz' as a value, use '-- --zzz'; see cgfleet-example --help"]);
+    Case::new(&["agent.toml"]).refused(&expect![
+        "invalid value 'agent.toml' for '[COMMAND]'; [possible values: pack]; see cgfleet-example --help"
+    ]);
     Case::new(&["--hostname"]).refused(&expect![
         "a value is required for '--hostname <VALUE>' but none was supplied; see cgfleet-example --help"
     ]);
     Case::new(&["--hostname", "a", "--hostname", "b"]).refused(&expect![
         "the argument '--hostname <VALUE>' cannot be used multiple times; see cgfleet-example --help"
     ]);
-    Case::new(&["--insecure", "false"])
-        .refused(&expect!["unexpected argument 'false' found; see cgfleet-example --help"]);
+    Case::new(&["--insecure", "false"]).refused(&expect![
+        "invalid value 'false' for '[COMMAND]'; [possible values: pack]; see cgfleet-example --help"
+    ]);
     Case::new(&["--insecure=maybe"]).refused(&expect![[
         r#"insecure = "maybe" (flag --insecure): allowed is true or false; set it like --insecure=false"#
     ]]);

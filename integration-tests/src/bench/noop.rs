@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use cgfleet_agent::kernel::{KernelError, Noop, NoopWalk};
+use cgfleet_agent::kernel::{KernelError, Noop, NoopWalk, with_loader};
 
 use super::{
     interleaved::Interleaved,
@@ -24,7 +24,7 @@ pub(super) const NOOP: &str = "no-op iterator";
 /// Adds walks of the tree that do nothing.
 pub(super) fn add_noop(to: &mut Interleaved<'_>, shape: &Shape, grown: &Grown) -> Result<()> {
     let cgroups = shape.cgroups();
-    let (requests, answers) = start(Noop::load()?, File::open(grown.tree.directory(""))?)?;
+    let (requests, answers) = start(with_loader(Noop::load)?, File::open(grown.tree.directory(""))?)?;
     to.add(NOOP, PER_CGROUP, move || {
         requests.send(())?;
         let walk = answers.recv()??;

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use cgfleet_agent::{
-    kernel::{Bounds, Kernel, Start as From, WalkRequest},
+    kernel::{Bounds, Kernel, Start as From, WalkRequest, with_loader},
     walker::Order,
 };
 use cgfleet_model::Metric;
@@ -36,7 +36,7 @@ fn work_once(tree: &TestTree, below: &str) -> Result<()> {
 /// The kernel side as the agent has it, to read what was not flushed for that.
 fn load() -> Result<Kernel> {
     let bounds = Bounds { records_max: 256, locked_visits_max: 256, names_max: 256, slice_max: LONG };
-    Ok(Kernel::load(bounds)?)
+    Ok(with_loader(|loader| Kernel::load(loader, bounds))?)
 }
 
 /// CPU time as the kernel holds it, which no flush precedes here.

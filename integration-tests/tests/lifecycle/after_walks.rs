@@ -4,14 +4,14 @@ use std::{collections::HashSet, os::fd::AsFd as _, thread};
 
 use anyhow::{Result, anyhow, ensure};
 use cgfleet_agent::{
-    kernel::{Lifecycle, Start},
+    kernel::Start,
     walker::{Order, Removals, Target, WalkEngine, WalkSpec},
 };
 use integration_tests::{cgroups::TestTree, effort::repetitions};
 use tokio::join;
 
 use crate::{
-    ALONE, SLOTS, root, walker,
+    ALONE, SLOTS, load_lifecycle, root, walker,
     watched::{KEPT_MAX, come_and_go},
 };
 
@@ -23,7 +23,7 @@ const LEVELS: usize = 300;
 fn others() -> Result<Vec<Lifecycle>> {
     let (_, root_id) = root()?;
     let other = |_| -> Result<Lifecycle> {
-        let mut lifecycle = Lifecycle::load(16)?;
+        let mut lifecycle = load_lifecycle(16)?;
         lifecycle.attach(root_id, 0)?;
         Ok(lifecycle)
     };

@@ -11,7 +11,7 @@ use rustix::{
     thread::{CapabilitySets, capabilities, set_thread_res_uid},
 };
 
-use crate::{ALONE, SLOTS, dying_below, flushed_usage_ns, holds, kernel, root, work_through};
+use crate::{ALONE, SLOTS, dying_below, flushed_usage_ns, holds, kernel, load_lifecycle, root, work_through};
 
 const CHILDREN: usize = 200;
 
@@ -46,7 +46,7 @@ async fn final_cpu_times_add_up_to_the_parents() -> Result<()> {
     let _alone = ALONE.lock().await;
     let (root, root_id) = root()?;
     let start = Start::Directory(root.as_fd());
-    let mut lifecycle = Lifecycle::load(SLOTS)?;
+    let mut lifecycle = load_lifecycle(SLOTS)?;
     assert_eq!(lifecycle.holds(), holds()?);
     let mut kernel = kernel()?;
     lifecycle.attach(root_id, abi::CG_GROUP_CPU)?;
@@ -99,7 +99,7 @@ async fn what_has_no_slot_is_counted_and_told_all_the_same() -> Result<()> {
     let _alone = ALONE.lock().await;
     let (root, root_id) = root()?;
     let start = Start::Directory(root.as_fd());
-    let mut lifecycle = Lifecycle::load(16)?;
+    let mut lifecycle = load_lifecycle(16)?;
     lifecycle.attach(root_id, abi::CG_GROUP_CPU)?;
     let tree = TestTree::v2()?;
     let children = make_children(&tree)?;
@@ -130,7 +130,7 @@ async fn what_has_no_slot_is_counted_and_told_all_the_same() -> Result<()> {
 async fn what_was_flushed_is_told_where_a_later_session_fails() -> Result<()> {
     let _alone = ALONE.lock().await;
     let (root, root_id) = root()?;
-    let mut lifecycle = Lifecycle::load(SLOTS)?;
+    let mut lifecycle = load_lifecycle(SLOTS)?;
     let tree = TestTree::v2()?;
     let start_id = tree.make("start")?;
     lifecycle.attach(root_id, abi::CG_GROUP_CPU)?;
@@ -162,7 +162,7 @@ async fn what_was_flushed_is_told_where_a_later_session_fails() -> Result<()> {
 async fn what_finds_no_room_in_the_ring_buffer_is_lost_and_counted() -> Result<()> {
     let _alone = ALONE.lock().await;
     let (root, root_id) = root()?;
-    let mut lifecycle = Lifecycle::load(16)?;
+    let mut lifecycle = load_lifecycle(16)?;
     lifecycle.attach(root_id, 0)?;
     let tree = TestTree::v2()?;
     // More than its 64 KiB, with the names' bytes alone.
@@ -184,7 +184,7 @@ async fn only_what_is_below_the_root_is_told_as_seen_from_there() -> Result<()> 
     let root_id = tree.make("mounted")?;
     let deep = format!("mounted/in/{}", "d".repeat(20));
     let (inside, outside) = (tree.make(&deep)?, tree.make("outside")?);
-    let mut lifecycle = Lifecycle::load(16)?;
+    let mut lifecycle = load_lifecycle(16)?;
     lifecycle.attach(root_id, 0)?;
     fs::remove_dir(tree.directory("outside"))?;
     fs::remove_dir(tree.directory(&deep))?;
@@ -210,7 +210,7 @@ fn give_up_privileges() -> Result<bool> {
 fn watching_takes_no_privilege_once_the_programs_are_loaded() -> Result<()> {
     let _alone = ALONE.blocking_lock();
     let (root, root_id) = root()?;
-    let mut lifecycle = Lifecycle::load(SLOTS)?;
+    let mut lifecycle = load_lifecycle(SLOTS)?;
     let tree = TestTree::v2()?;
     let id = tree.make("leaf")?;
     let (watched, wait_for_watched) = channel();
@@ -241,7 +241,7 @@ const VERIFIED_MAX: u32 = 300_000;
 #[test]
 fn programs_are_cheap_to_verify() -> Result<()> {
     let _alone = ALONE.blocking_lock();
-    let lifecycle = Lifecycle::load(SLOTS)?;
+    let lifecycle = load_lifecycle(SLOTS)?;
     let mut verified = Vec::new();
     for file in fs::read_dir("/proc/self/fdinfo")? {
         // The directory's own descriptor is gone by then.

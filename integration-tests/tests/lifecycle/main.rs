@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, ensure};
 use cgfleet_agent::{
     cgroupfs::Hierarchies,
     collectors::Collectors,
-    kernel::{Bounds, Kernel, Lifecycle, Start, WalkRequest},
+    kernel::{Bounds, Kernel, Lifecycle, Start, WalkRequest, with_loader},
     walker::{Engine, Walker, WalkerLimits},
     workloads::Workloads,
 };
@@ -36,7 +36,12 @@ pub(crate) const SLOTS: u32 = 8192;
 
 pub(crate) fn kernel() -> Result<Kernel> {
     let slice_max = Duration::from_micros(200);
-    Ok(Kernel::load(Bounds { records_max: 4096, locked_visits_max: 4096, names_max: 8192, slice_max })?)
+    let bounds = Bounds { records_max: 4096, locked_visits_max: 4096, names_max: 8192, slice_max };
+    Ok(with_loader(|loader| Kernel::load(loader, bounds))?)
+}
+
+pub(crate) fn load_lifecycle(slots: u32) -> Result<Lifecycle> {
+    Ok(with_loader(|loader| Lifecycle::load(loader, slots))?)
 }
 
 /// The directory of what is mounted as the root of cgroup v2, and its id.
@@ -50,7 +55,7 @@ pub(crate) fn walker(slots: u32, kept_max: u32) -> Result<Walker> {
     let hierarchies = Hierarchies::read()?;
     let (collectors, workloads) = (Collectors::none("not needed"), Workloads::new(Path::new("/none")));
     let engine = Engine::new(Ok(kernel()?), collectors, workloads, &hierarchies, 1_000_000);
-    let engine = engine.with_lifecycle(Lifecycle::load(slots)?, kept_max);
+    let engine = engine.with_lifecycle(load_lifecycle(slots)?, kept_max);
     let limits = WalkerLimits {
         queue_max: 64,
         walk_waiters_max: 64,
@@ -63,7 +68,7 @@ pub(crate) fn walker(slots: u32, kept_max: u32) -> Result<Walker> {
 
 /// Whether this kernel tells final CPU time.
 pub(crate) fn holds() -> Result<bool> {
-    let holds = Lifecycle::load(16)?.holds();
+    let holds = load_lifecycle(16)?.holds();
     // Any kernel but the oldest that has the iterator.
     let is_oldest = fs::read_to_string("/proc/sys/kernel/osrelease")?.starts_with("6.1.");
     ensure!(holds != is_oldest, "final CPU time: {holds}");

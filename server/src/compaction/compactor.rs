@@ -196,7 +196,9 @@ async fn compact_host(
                 progress.ticks.fetch_add(ticks as u64, Ordering::Relaxed);
                 progress.samples.fetch_add(samples, Ordering::Relaxed);
             }
-            Ok(Compacted::Nothing { look_again_at }) => return (host.host_id, Outcome::Done { host, look_again_at }),
+            Ok(Compacted::Nothing { look_again_at }) => {
+                return (host.host_id, Outcome::Done { host, look_again_at });
+            }
             // Where the other one stands is seen in the next round.
             Ok(Compacted::Elsewhere) => {
                 let look_again_at = host.last_tick_at;

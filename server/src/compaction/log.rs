@@ -19,7 +19,7 @@ const CGROUP_BYTES: usize = 512;
 
 /// The ticks of one window, of all cgroups or of those in a range of keys.
 #[derive(Debug)]
-pub struct WindowLog {
+pub(super) struct WindowLog {
     ticks: Vec<i64>,
     series: Vec<SeriesLog>,
     by_key: HashMap<CgroupKey, usize, FxBuildHasher>,
@@ -54,7 +54,7 @@ const OPEN: usize = usize::MAX;
 impl WindowLog {
     /// An empty log of the cgroups from a key on, that keeps to some bytes: where more would be needed, it gives up the
     /// last of its cgroups.
-    pub fn new(from: Option<CgroupKey>, bytes_max: usize) -> Self {
+    pub(super) fn new(from: Option<CgroupKey>, bytes_max: usize) -> Self {
         Self {
             ticks: Vec::new(),
             series: Vec::new(),
@@ -67,7 +67,7 @@ impl WindowLog {
     }
 
     /// Adds the next tick: the whole of it, and what changed since the one before.
-    pub fn push(&mut self, at_usec: i64, values: &TickValues, changes: &TickChanges) {
+    pub(super) fn push(&mut self, at_usec: i64, values: &TickValues, changes: &TickChanges) {
         let tick = self.ticks.len();
         self.ticks.push(at_usec);
         if tick == 0 || changes.is_whole {
@@ -121,22 +121,23 @@ impl WindowLog {
         self.until = Some(until);
         self.series.retain(|series| series.key < until);
         self.by_key = self.series.iter().enumerate().map(|(at, series)| (series.key, at)).collect();
-        self.bytes = self.series.iter().map(|series| CGROUP_BYTES + EVENT_BYTES * series.event_ticks.len()).sum();
+        self.bytes =
+            self.series.iter().map(|series| CGROUP_BYTES + EVENT_BYTES * series.event_ticks.len()).sum();
     }
 
     /// The ticks, in microseconds since the Unix epoch.
-    pub fn ticks(&self) -> &[i64] {
+    pub(super) fn ticks(&self) -> &[i64] {
         &self.ticks
     }
 
     /// Where a log of what this one gave up has to begin; `None` if it has all.
-    pub fn rest(&self) -> Option<CgroupKey> {
+    pub(super) fn rest(&self) -> Option<CgroupKey> {
         self.until
     }
 
     /// Hands every series, ascending by key, with the numbers of its ticks within the window. What is handed is
     /// overwritten by the next.
-    pub fn for_each<E>(
+    pub(super) fn for_each<E>(
         mut self,
         mut take: impl FnMut(&ChunkSeries, &[usize]) -> Result<(), E>,
     ) -> Result<(), E> {

@@ -1,6 +1,5 @@
 //! One reading of a window: payloads in, rows of chunks and rollups out. No I/O.
 
-use cgfleet_model::MetricSet;
 use uuid::Uuid;
 
 use super::{
@@ -10,9 +9,7 @@ use super::{
 };
 use crate::store::{
     ChunkRow, HourRow, MinuteRow, StoreError,
-    codec::{
-        CgroupKey, ChunkColumn, ChunkSeries, CodecError, HeadDecoder, TickChanges, encode_chunk,
-    },
+    codec::{CgroupKey, ChunkColumn, ChunkSeries, CodecError, HeadDecoder, TickChanges, encode_chunk},
     from_unix_usec,
 };
 
@@ -24,7 +21,7 @@ const SHARED_VALUES_FULL: usize = 1 << 18;
 
 /// What a window becomes.
 #[derive(Debug, Default)]
-pub struct PassOutput {
+pub(super) struct PassOutput {
     /// Rows of chunks.
     pub chunks: Vec<ChunkRow>,
     /// Rows of minutes.
@@ -38,7 +35,7 @@ pub struct PassOutput {
 
 /// A reading under way.
 #[derive(Debug)]
-pub struct Pass {
+pub(super) struct Pass {
     host_id: Uuid,
     window: Vec<StoredTick>,
     decoder: HeadDecoder,
@@ -56,7 +53,7 @@ pub struct Pass {
 
 impl Pass {
     /// A reading of a window, into a log.
-    pub fn new(host_id: Uuid, window: Vec<StoredTick>, log: WindowLog) -> Self {
+    pub(super) fn new(host_id: Uuid, window: Vec<StoredTick>, log: WindowLog) -> Self {
         Self {
             host_id,
             window,
@@ -71,7 +68,7 @@ impl Pass {
     }
 
     /// Reads the next payloads, each with its time: those of the window, and before them what its first needs.
-    pub fn push(&mut self, page: &[(i64, Vec<u8>)]) -> Result<(), StoreError> {
+    pub(super) fn push(&mut self, page: &[(i64, Vec<u8>)]) -> Result<(), StoreError> {
         for (at_usec, payload) in page {
             match self.push_one(*at_usec, payload) {
                 Ok(()) => {}
@@ -112,7 +109,10 @@ impl Pass {
 
     /// Encodes what was read, behind what earlier readings gave. Where this one did not have room for all cgroups, says
     /// where the next one begins.
-    pub fn finish(self, mut output: PassOutput) -> Result<(PassOutput, Option<CgroupKey>), CodecError> {
+    pub(super) fn finish(
+        self,
+        mut output: PassOutput,
+    ) -> Result<(PassOutput, Option<CgroupKey>), CodecError> {
         let Some(first) = self.window.first() else { return Ok((output, None)) };
         let rollups = RollupTicks::new(first.boot_id, self.log.ticks(), &self.follows, self.before);
         let rest = self.log.rest();

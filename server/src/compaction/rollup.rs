@@ -19,7 +19,7 @@ const MINUTES: usize = 60;
 
 /// The ticks of a window, as far as rollups are concerned.
 #[derive(Debug)]
-pub struct RollupTicks {
+pub(super) struct RollupTicks {
     boot_id: Uuid,
     from_usec: i64,
     /// Of each tick, its minute.
@@ -30,10 +30,10 @@ pub struct RollupTicks {
 }
 
 /// What counters showed at one tick, by cgroup.
-pub type CounterValues = HashMap<CgroupKey, [Option<u64>; COUNTERS.len()], FxBuildHasher>;
+pub(super) type CounterValues = HashMap<CgroupKey, [Option<u64>; COUNTERS.len()], FxBuildHasher>;
 
 /// The counters of a tick.
-pub fn counters_of(tick: &TickValues) -> CounterValues {
+pub(super) fn counters_of(tick: &TickValues) -> CounterValues {
     tick.iter().map(|(key, values)| (key, COUNTERS.map(|metric| values.get(metric)))).collect()
 }
 
@@ -54,9 +54,15 @@ struct Gauged {
 impl RollupTicks {
     /// Of the ticks of a window with their times; `follows` says of each whether no tick is missing before it, and `before`
     /// has the counters of the tick before the first, with its time.
-    pub fn new(boot_id: Uuid, ticks: &[i64], follows: &[bool], before: Option<(i64, CounterValues)>) -> Self {
+    pub(super) fn new(
+        boot_id: Uuid,
+        ticks: &[i64],
+        follows: &[bool],
+        before: Option<(i64, CounterValues)>,
+    ) -> Self {
         let distance = |earlier: i64, later: i64| seconds(later - earlier);
-        let first = before.as_ref().zip(ticks.first()).map(|((at_usec, _), first)| distance(*at_usec, *first));
+        let first =
+            before.as_ref().zip(ticks.first()).map(|((at_usec, _), first)| distance(*at_usec, *first));
         let elapsed = std::iter::once(first)
             .chain(ticks.windows(2).map(|pair| Some(distance(pair[0], pair[1]))))
             .zip(follows)
@@ -73,7 +79,7 @@ impl RollupTicks {
 
     /// The minutes and the hour of a series, of which `places` are its ticks within the window. No row of minutes if
     /// they are all as the hour says.
-    pub fn roll_up(&self, series: &ChunkSeries, places: &[usize]) -> (Option<MinuteRow>, HourRow) {
+    pub(super) fn roll_up(&self, series: &ChunkSeries, places: &[usize]) -> (Option<MinuteRow>, HourRow) {
         let present = places.iter().fold(0_u64, |present, place| present | 1 << self.minutes[*place]);
         let before = self.before.get(&series.key).filter(|_| places.first() == Some(&0));
         let mut minutes = [Minute::default(); MINUTES];
@@ -189,7 +195,7 @@ fn is_constant(hour: &HourRow, row: &MinuteRow) -> bool {
 
 /// Adds a later window's rows of an hour to those that are there. What were constant minutes of a cgroup that is not
 /// constant any more become rows of minutes.
-pub fn merge_hours(stored: Vec<HourRow>, new: Vec<HourRow>) -> (Vec<HourRow>, Vec<MinuteRow>) {
+pub(super) fn merge_hours(stored: Vec<HourRow>, new: Vec<HourRow>) -> (Vec<HourRow>, Vec<MinuteRow>) {
     let mut stored: HashMap<CgroupKey, HourRow, FxBuildHasher> =
         stored.into_iter().map(|row| (row.key, row)).collect();
     let mut minutes = Vec::new();
@@ -201,7 +207,9 @@ pub fn merge_hours(stored: Vec<HourRow>, new: Vec<HourRow>) -> (Vec<HourRow>, Ve
         };
         let sum = sum_of(&earlier, &row);
         if !sum.constant {
-            minutes.extend([earlier, row].into_iter().filter(|row| row.constant).map(|row| constant_minutes(&row)));
+            minutes.extend(
+                [earlier, row].into_iter().filter(|row| row.constant).map(|row| constant_minutes(&row)),
+            );
         }
         merged.push(sum);
     }
@@ -240,7 +248,8 @@ fn sum_of(earlier: &HourRow, later: &HourRow) -> HourRow {
         sum.gauges[nth] = match (earlier.gauges[nth], later.gauges[nth]) {
             (Some(before), Some(after)) => {
                 let [first, second] = [earlier, later].map(|row| f64::from(row.gauge_ticks[nth]));
-                let mean = (f64::from(before.mean) * first + f64::from(after.mean) * second) / (first + second);
+                let mean =
+                    (f64::from(before.mean) * first + f64::from(after.mean) * second) / (first + second);
                 Some(GaugeRollup { last: after.last, mean: real(mean), max: before.max.max(after.max) })
             }
             (before, after) => after.or(before),

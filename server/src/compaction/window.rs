@@ -9,14 +9,14 @@ const WINDOW_TICKS: usize = 720;
 
 /// The most ticks of any window: those that a host with the shortest interval (100 ms) takes until the next full minute,
 /// twice. Ticks can be closer when a clock was stepped.
-pub const WINDOW_TICKS_MAX: usize = WINDOW_TICKS + 1_200;
+pub(super) const WINDOW_TICKS_MAX: usize = WINDOW_TICKS + 1_200;
 
 const MINUTE_USEC: i64 = 60_000_000;
 const HOUR_USEC: i64 = 60 * MINUTE_USEC;
 
 /// A tick that is stored, as far as windows are concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoredTick {
+pub(super) struct StoredTick {
     /// Its time by the server's clock, in microseconds since the Unix epoch.
     pub at_usec: i64,
     /// The kernel's boot.
@@ -27,7 +27,7 @@ pub struct StoredTick {
 
 /// What is known of a host that may have a window.
 #[derive(Debug, Clone, Copy)]
-pub struct HostTail {
+pub(super) struct HostTail {
     /// The host's newest tick. Every later one has a later time.
     pub last_tick_at_usec: i64,
     /// Whether it came so long ago that nothing is gained by waiting for the next one.
@@ -36,7 +36,7 @@ pub struct HostTail {
 
 /// The window of the first of `ticks`: how many of them it has, or none if it is not closed yet. They ascend, are those
 /// behind the watermark, and are all of them or the first [`WINDOW_TICKS_MAX`].
-pub fn closed_window(ticks: &[StoredTick], tail: HostTail) -> Option<usize> {
+pub(super) fn closed_window(ticks: &[StoredTick], tail: HostTail) -> Option<usize> {
     let first = ticks.first()?;
     let hour_end = hour_start(first.at_usec) + HOUR_USEC;
     let ends_at = match ticks.get(WINDOW_TICKS) {
@@ -54,7 +54,7 @@ pub fn closed_window(ticks: &[StoredTick], tail: HostTail) -> Option<usize> {
 
 /// The time that the host's newest tick has to reach before the first of `ticks`, none of which is in a closed window,
 /// is worth another look. Only a guess, except that the hour's end is never passed over.
-pub fn look_again_at(ticks: &[StoredTick]) -> i64 {
+pub(super) fn look_again_at(ticks: &[StoredTick]) -> i64 {
     let (Some(first), Some(last)) = (ticks.first(), ticks.last()) else { return i64::MIN };
     let hour_end = hour_start(first.at_usec) + HOUR_USEC;
     // When there will be enough of them, if they go on like this.
@@ -71,12 +71,12 @@ fn minute_start_behind(at_usec: i64) -> i64 {
 }
 
 /// The UTC hour of a time, in microseconds since the Unix epoch.
-pub fn hour_start(at_usec: i64) -> i64 {
+pub(super) fn hour_start(at_usec: i64) -> i64 {
     at_usec.div_euclid(HOUR_USEC) * HOUR_USEC
 }
 
 /// The minute of a time within its UTC hour.
-pub fn minute_of_hour(at_usec: i64) -> u32 {
+pub(super) fn minute_of_hour(at_usec: i64) -> u32 {
     // Below 60.
     u32::try_from(at_usec.rem_euclid(HOUR_USEC) / MINUTE_USEC).unwrap_or_default()
 }
@@ -100,7 +100,12 @@ mod tests {
     fn check(ticks: &[StoredTick], silent: bool, expect: Option<usize>) {
         let last_tick_at_usec = ticks.last().map_or(0, |tick| tick.at_usec);
         let shown = &ticks[..ticks.len().min(WINDOW_TICKS_MAX)];
-        assert_eq!(closed_window(shown, HostTail { last_tick_at_usec, silent }), expect, "{} ticks", ticks.len());
+        assert_eq!(
+            closed_window(shown, HostTail { last_tick_at_usec, silent }),
+            expect,
+            "{} ticks",
+            ticks.len()
+        );
     }
 
     #[test]

@@ -44,7 +44,8 @@ pub enum PrivatePostgresError {
     /// The data is of a version that is not installed.
     #[error(
         "data directory {} is of Postgres {found}, and the one in {} is Postgres {installed}: install the package \
-         postgresql-{found}, or dump the data with Postgres {found}, move the directory away and restore the dump",
+         postgresql-{found}; to go on with Postgres {installed}, write a backup with both installed, move the \
+         directory away and restore the backup (docs/postgres.md)",
         data_dir.display(),
         bin_dir.display()
     )]
@@ -63,6 +64,30 @@ pub enum PrivatePostgresError {
     NotDataDirectory {
         /// What is there.
         data_dir: PathBuf,
+    },
+    /// There is no data yet.
+    #[error("nothing to back up: there is no data directory {}", data_dir.display())]
+    NothingToBackUp {
+        /// Where it would be.
+        data_dir: PathBuf,
+    },
+    /// There is data already.
+    #[error("data directory {} exists: move it away, a backup is restored into a new one", data_dir.display())]
+    NotEmpty {
+        /// The data directory.
+        data_dir: PathBuf,
+    },
+    /// A client program is not installed.
+    #[error("{} not found: install the package postgresql-client of the same major version", program.display())]
+    ClientMissing {
+        /// The program.
+        program: PathBuf,
+    },
+    /// The file of a backup cannot be written.
+    #[error("write the backup: {source}")]
+    BackupFile {
+        /// Why.
+        source: io::Error,
     },
     /// The kernel bounds the path of a socket.
     #[error(

@@ -5,6 +5,7 @@
 
 mod binaries;
 mod cluster;
+mod dump;
 mod error;
 mod leftovers;
 
@@ -23,8 +24,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub use self::error::PrivatePostgresError;
 use self::{binaries::Binaries, cluster::Cluster, leftovers::PidFile};
+pub use self::{
+    dump::{backup, restore},
+    error::PrivatePostgresError,
+};
 use crate::store::Database;
 
 /// The name of the role and of its database.

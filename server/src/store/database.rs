@@ -10,7 +10,12 @@ use super::StoreError;
 #[derive(Clone)]
 pub enum Database {
     /// A `postgres://` URL.
-    Url(String),
+    Url {
+        /// The URL.
+        url: String,
+        /// The password, if it is not in the URL.
+        password: Option<String>,
+    },
     /// A Postgres on this host that trusts whoever can reach its socket.
     Socket {
         /// The directory that holds the socket.
@@ -25,6 +30,11 @@ pub enum Database {
 }
 
 impl Database {
+    /// The database of a `postgres://` URL.
+    pub fn url(url: impl Into<String>) -> Self {
+        Self::Url { url: url.into(), password: None }
+    }
+
     /// Refuses a URL that no connection can be made with.
     pub fn check(&self) -> Result<(), StoreError> {
         self.options().map(drop)
@@ -32,15 +42,19 @@ impl Database {
 
     pub(super) fn options(&self) -> Result<PgConnectOptions, StoreError> {
         let options = match self {
-            Self::Url(url) => {
+            Self::Url { url, password } => {
                 // sqlx would take any scheme, and half a URL as the name of a database.
                 if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
                     return Err(StoreError::InvalidUrl {
                         reason: "it does not begin with postgres://".to_owned(),
                     });
                 }
-                PgConnectOptions::from_str(url)
-                    .map_err(|source| StoreError::InvalidUrl { reason: source.to_string() })?
+                let options = PgConnectOptions::from_str(url)
+                    .map_err(|source| StoreError::InvalidUrl { reason: source.to_string() })?;
+                match password {
+                    Some(password) => options.password(password),
+                    None => options,
+                }
             }
             Self::Socket { socket_dir, port, role, name } => PgConnectOptions::new_without_pgpass()
                 .socket(socket_dir)
@@ -49,14 +63,15 @@ impl Database {
                 .database(name)
                 .ssl_mode(PgSslMode::Disable),
         };
-        Ok(options.application_name("cgfleet-server"))
+        // pgbouncer refuses extra_float_digits, which binary values do not need.
+        Ok(options.application_name("cgfleet-server").extra_float_digits(None))
     }
 }
 
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Url(_) => match self.options() {
+            Self::Url { .. } => match self.options() {
                 Ok(options) => {
                     let name = options.get_database().unwrap_or_else(|| options.get_username());
                     match options.get_socket() {
@@ -84,7 +99,7 @@ mod tests {
     #[test]
     fn a_password_is_never_shown() {
         let check = |url: &str, expect: &str| {
-            let database = Database::Url(url.to_owned());
+            let database = Database::Url { url: url.to_owned(), password: Some("secret".to_owned()) };
             assert_eq!(database.to_string(), expect);
             let error = database.options().err().map(|error| error.to_string()).unwrap_or_default();
             assert!(!format!("{database:?}{error}").contains("secret"), "{database:?} {error}");

@@ -24,6 +24,8 @@ pub(crate) enum Fault {
 pub(crate) struct InterruptingProxy {
     dir: TempDir,
     faults: Arc<Mutex<Vec<Fault>>>,
+    /// Messages that clients may still send before every connection is lost, if any are.
+    messages_left: Arc<Mutex<Option<u32>>>,
     task: JoinHandle<()>,
 }
 
@@ -33,8 +35,10 @@ impl InterruptingProxy {
         let name = ".s.PGSQL.5432";
         let listener = UnixListener::bind(dir.path().join(name)).unwrap();
         let faults = Arc::<Mutex<Vec<Fault>>>::default();
-        let task = tokio::spawn(accept(listener, socket_dir.join(name), Arc::clone(&faults)));
-        Self { dir, faults, task }
+        let messages_left = Arc::<Mutex<Option<u32>>>::default();
+        let inflicted = Inflicted { faults: Arc::clone(&faults), messages_left: Arc::clone(&messages_left) };
+        let task = tokio::spawn(accept(listener, socket_dir.join(name), inflicted));
+        Self { dir, faults, messages_left, task }
     }
 
     pub(crate) fn socket_dir(&self) -> &Path {
@@ -44,6 +48,16 @@ impl InterruptingProxy {
     /// The next commits meet these faults.
     pub(crate) fn inject(&self, faults: &[Fault]) {
         self.faults.lock().unwrap().extend(faults);
+    }
+
+    /// Loses the connection that sends this message (counted over all of them), before Postgres has it.
+    pub(crate) fn cut_after(&self, messages: u32) {
+        *self.messages_left.lock().unwrap() = Some(messages);
+    }
+
+    /// Whether [`cut_after`](Self::cut_after) has cut.
+    pub(crate) fn cut_off(&self) -> bool {
+        *self.messages_left.lock().unwrap() == Some(0)
     }
 
     pub(crate) fn faults_left(&self) -> usize {
@@ -57,24 +71,43 @@ impl Drop for InterruptingProxy {
     }
 }
 
-async fn accept(listener: UnixListener, postgres: PathBuf, faults: Arc<Mutex<Vec<Fault>>>) {
+#[derive(Clone)]
+struct Inflicted {
+    faults: Arc<Mutex<Vec<Fault>>>,
+    messages_left: Arc<Mutex<Option<u32>>>,
+}
+
+impl Inflicted {
+    /// Counts a message; whether it is the one to cut at.
+    fn cuts_here(&self) -> bool {
+        let mut left = self.messages_left.lock().unwrap();
+        let cuts = *left == Some(1);
+        *left = left.map(|left| left.saturating_sub(1));
+        cuts
+    }
+}
+
+async fn accept(listener: UnixListener, postgres: PathBuf, inflicted: Inflicted) {
     while let Ok((client, _)) = listener.accept().await {
         let server = UnixStream::connect(&postgres).await.unwrap();
-        tokio::spawn(relay(client, server, Arc::clone(&faults)));
+        tokio::spawn(relay(client, server, inflicted.clone()));
     }
 }
 
 /// Relays until either side ends or a fault strikes. Postgres sees a lost connection as its client
 /// closing it.
-async fn relay(mut client: UnixStream, mut server: UnixStream, faults: Arc<Mutex<Vec<Fault>>>) {
+async fn relay(mut client: UnixStream, mut server: UnixStream, inflicted: Inflicted) {
     let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     loop {
         tokio::select! {
             read = client.read(&mut asked) => {
                 let Ok(1..) = read else { return };
                 let asked = &asked[..read.unwrap()];
+                if inflicted.cuts_here() {
+                    return;
+                }
                 let is_commit = asked.windows(6).any(|word| word == b"COMMIT");
-                let fault = if is_commit { take_first(&faults) } else { None };
+                let fault = if is_commit { take_first(&inflicted.faults) } else { None };
                 if fault == Some(Fault::BeforeCommit) || server.write_all(asked).await.is_err() {
                     return;
                 }

@@ -1,7 +1,11 @@
 //! The server's storage on real Postgres: started by the server's own means, one for all tests of this
 //! binary, a fresh database for each.
 
+mod backup;
+mod external;
+mod compaction;
 mod fixture;
+mod heads;
 mod ingest;
 mod interrupting_proxy;
 mod private_postgres;

@@ -22,7 +22,7 @@ fn host(number: u128, hostname: &str) -> HostRecord {
 }
 
 /// A keyframe of epoch 7.
-fn row(host: u128, opened: OpenedStream, sequence: u64) -> TickRow {
+pub(crate) fn row(host: u128, opened: OpenedStream, sequence: u64) -> TickRow {
     let encoded = HeadEncoder::default().encode(&[sample(5, sequence)], Frame::Keyframe).unwrap();
     TickRow {
         host_id: id(host),
@@ -179,9 +179,8 @@ async fn a_database_that_cannot_be_used_is_named() {
         let error = Store::connect(database, limits).await.unwrap_err().to_string();
         assert!(error.contains(expect), "{error:?} does not say {expect:?}");
     };
-    check(&Database::Url("postgres://me:secret@127.0.0.1:1/fleet".to_owned()), "fleet at 127.0.0.1:1: ")
-        .await;
-    check(&Database::Url("mysql://me".to_owned()), "DATABASE_URL is not a Postgres URL").await;
+    check(&Database::url("postgres://me:secret@127.0.0.1:1/fleet"), "fleet at 127.0.0.1:1: ").await;
+    check(&Database::url("mysql://me"), "DATABASE_URL is not a Postgres URL").await;
     check(&database.database_at("/nonexistent".as_ref()), "at /nonexistent: ").await;
     database.store().await;
     database.sql(

@@ -88,6 +88,13 @@ pub(super) const NEEDS: &[Need] = &[
         packages: Packages::Apt(&[&["postgresql"]]),
     },
     Need {
+        what: "pgbouncer",
+        why: "tests put it between the server and Postgres",
+        jobs: &[Job::Test],
+        present: |_| Path::new("/usr/sbin/pgbouncer").exists(),
+        packages: Packages::Apt(&[&["pgbouncer"]]),
+    },
+    Need {
         what: "ip",
         why: "tests put agents into network namespaces",
         jobs: &[Job::Test],

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{Btf, Ebpf, EbpfLoader, maps::MapData, programs::Program};
+use aya::{Btf, Ebpf, maps::MapData, programs::Program};
 use cgfleet_ebpf::{COLLECTOR_OBJECTS, abi};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -20,7 +20,8 @@ use super::{
 };
 use crate::kernel::{
     LoadError,
-    programs::{bound, has_kfunc, kernel_btf, missing, refused},
+    loader::Loader,
+    programs::{missing, refused},
 };
 
 /// Where fold is attached.
@@ -32,20 +33,14 @@ const MAPS: [&str; 3] = ["own", "totals", "state"];
 const UPKEEP: [&str; 2] = [FOLD, "release"];
 
 /// Loads every collector, or says why one cannot be used here. Each has places for `cgroups_max` cgroups.
-/// Without pins, what is counted is lost with the agent.
-pub fn load_all(cgroups_max: u32, pins: Option<&Pins>) -> Vec<(&'static str, Result<Collector, LoadError>)> {
-    let btf = match kernel_btf() {
-        Ok(btf) => btf,
-        Err(error) => {
-            let reason = error.to_string();
-            let because =
-                |name| LoadError::Refused { what: format!("collector {name}"), cause: reason.clone() };
-            return COLLECTOR_OBJECTS.iter().map(|(name, _)| (*name, Err(because(name)))).collect();
-        }
-    };
-    let mut loader = new_loader(&btf);
-    let folds = try_fold(&mut loader, &btf);
-    let mut load = Loader { btf: &btf, loader, folds: &folds, cgroups_max, pins };
+/// Without pins, what is counted is lost with the agent. Nothing else can be loaded by the same loader from then on.
+pub fn load_all(
+    loader: &mut Loader<'_>,
+    cgroups_max: u32,
+    pins: Option<&Pins>,
+) -> Vec<(&'static str, Result<Collector, LoadError>)> {
+    let folds = try_fold(loader);
+    let mut load = Loading { loader, folds: &folds, cgroups_max, pins, has_pins: false };
     let mut pinned = Vec::new();
     let loaded =
         COLLECTOR_OBJECTS.iter().map(|(name, object)| (*name, load.collector(name, object, &mut pinned)));
@@ -60,24 +55,15 @@ pub fn load_all(cgroups_max: u32, pins: Option<&Pins>) -> Vec<(&'static str, Res
     loaded
 }
 
-/// One serves many objects, and should: aya has each new one read and parse all of the kernel's types, before it
-/// can be told that we have.
-fn new_loader(btf: &Btf) -> EbpfLoader<'_> {
-    let mut loader = EbpfLoader::new();
-    loader.btf(Some(btf)).allow_unsupported_maps();
-    loader
-}
-
 /// Whether this kernel lets a program be attached to the flush of rstat; some refuse every trampoline.
-fn try_fold(loader: &mut EbpfLoader<'_>, btf: &Btf) -> Result<(), String> {
-    let with_fold = COLLECTOR_OBJECTS.iter().find_map(|(_, object)| {
-        let object = bound(object, btf).ok()?;
-        let loaded = loader.load(&object).ok()?;
+fn try_fold(loader: &mut Loader<'_>) -> Result<(), String> {
+    let with_fold = COLLECTOR_OBJECTS.iter().find_map(|(name, object)| {
+        let loaded = loader.load(name, object).ok()?;
         loaded.program(FOLD).is_some().then_some(loaded)
     });
     let Some(mut object) = with_fold else { return Err("no collector folds".to_owned()) };
     let program = object.program_mut(FOLD).ok_or_else(|| missing(FOLD).to_string())?;
-    load_program(FOLD, program, btf, &[]).map_err(|error| match error {
+    load_program(FOLD, program, loader.btf, &[]).map_err(|error| match error {
         // The other programs may be loaded, so it is not the agent that may not.
         LoadError::NotPermitted => format!("this kernel lets no program be attached to {FOLD_HOOK} (EPERM)"),
         error => format!("fentry on {FOLD_HOOK}: {error}"),
@@ -86,16 +72,17 @@ fn try_fold(loader: &mut EbpfLoader<'_>, btf: &Btf) -> Result<(), String> {
     attached.map(drop).map_err(|cause| format!("fentry on {FOLD_HOOK}: {cause}"))
 }
 
-struct Loader<'a> {
-    btf: &'a Btf,
-    loader: EbpfLoader<'a>,
+struct Loading<'a, 'btf> {
+    loader: &'a mut Loader<'btf>,
     /// Why not, if the kernel does not fold.
     folds: &'a Result<(), String>,
     cgroups_max: u32,
     pins: Option<&'a Pins>,
+    /// Whether the loader was told where a collector's maps are pinned.
+    has_pins: bool,
 }
 
-impl<'a> Loader<'a> {
+impl Loading<'_, '_> {
     fn collector(
         &mut self,
         name: &'static str,
@@ -104,7 +91,7 @@ impl<'a> Loader<'a> {
     ) -> Result<Collector, LoadError> {
         let tracepoints = tracepoints(object);
         let has_fold = tracepoints.iter().any(|(program, _)| program == FOLD);
-        let object = bound(object, self.btf)?;
+        let object = self.loader.bound(object)?;
         let mut reason = match self.folds {
             Err(reason) if has_fold => reason.clone(),
             _ => "what it counts has no cgroup that the kernel takes as an argument".to_owned(),
@@ -123,7 +110,7 @@ impl<'a> Loader<'a> {
 
     /// Ways to tell rstat of a cgroup, the best first.
     fn marks(&self) -> Vec<&'static abi::cg_mark> {
-        let acquired = has_kfunc(self.btf, "bpf_cgroup_acquire").then_some(&abi::CG_MARK_ACQUIRED);
+        let acquired = self.loader.has_kfunc("bpf_cgroup_acquire").then_some(&abi::CG_MARK_ACQUIRED);
         acquired.into_iter().chain([&abi::CG_MARK_POINTER]).collect()
     }
 
@@ -133,7 +120,7 @@ impl<'a> Loader<'a> {
         object: &[u8],
         tracepoints: &[(String, String)],
         folding: Folding,
-        mark: &'a abi::cg_mark,
+        mark: &'static abi::cg_mark,
         pinned: &mut Vec<PathBuf>,
     ) -> Result<Collector, LoadError> {
         let directory = self.pins.and_then(|pins| {
@@ -146,18 +133,21 @@ impl<'a> Loader<'a> {
         if let Some(directory) = &directory {
             self.check_pinned(directory);
             for map in MAPS {
-                self.loader.map_pin_path(map, directory.join(map));
+                self.loader.aya.map_pin_path(map, directory.join(map));
             }
-        } else {
+            self.has_pins = true;
+        } else if self.has_pins {
             // Another collector's pins cannot be unsaid.
-            self.loader = new_loader(self.btf);
+            self.loader.renew();
+            self.has_pins = false;
         }
-        self.loader.override_global("mark_by", mark, true);
-        self.loader.map_max_entries("own", self.cgroups_max).map_max_entries("totals", self.cgroups_max);
+        let aya = &mut self.loader.aya;
+        aya.override_global("mark_by", mark, true);
+        aya.map_max_entries("own", self.cgroups_max).map_max_entries("totals", self.cgroups_max);
         let what = format!("collector {name}");
-        let mut object = self.loader.load(object).map_err(|error| refused(&what, &error))?;
+        let mut object = aya.load(object).map_err(|error| refused(&what, &error))?;
         for (program_name, program) in wanted_programs(&mut object, &folding) {
-            load_program(program_name, program, self.btf, tracepoints)?;
+            load_program(program_name, program, self.loader.btf, tracepoints)?;
         }
         let mut map = |map: &'static str| object.take_map(map).ok_or_else(|| missing(map));
         let (own, totals, state) = (map("own")?, map("totals")?, map("state")?);

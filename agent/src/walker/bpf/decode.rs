@@ -4,17 +4,29 @@ use cgfleet_ebpf::abi;
 use cgfleet_model::{Metric, MetricGroup, MetricSet};
 use cgfleet_proto::v1::{CgroupSample, IoDeviceSample, Source, WalkEnd};
 
-use super::{memory_stat::MemoryStatIndex, raw::RAWS};
+use super::{
+    memory_stat::MemoryStatIndex,
+    raw::{RAWS, Raw},
+};
 use crate::kernel::Drained;
 
 /// What is taken out of the records of one walk.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(in crate::walker) struct Decoder<'a> {
-    pub(in crate::walker) metrics: MetricSet,
-    pub(in crate::walker) memory_stat: &'a MemoryStatIndex,
+    metrics: MetricSet,
+    memory_stat: &'a MemoryStatIndex,
+    /// What is wanted of every record, and in which groups.
+    raws: Vec<&'static Raw>,
+    groups: Vec<MetricGroup>,
 }
 
-impl Decoder<'_> {
+impl<'a> Decoder<'a> {
+    pub(in crate::walker) fn new(metrics: MetricSet, memory_stat: &'a MemoryStatIndex) -> Self {
+        let raws = RAWS.iter().filter(|raw| metrics.contains(raw.metric)).collect();
+        let groups = MetricGroup::ALL.iter().copied().filter(|group| metrics.touches(*group)).collect();
+        Self { metrics, memory_stat, raws, groups }
+    }
+
     /// The record at this place, and what belongs to it, as a sample without its ids and its path. A group that the
     /// record does not hold is absent.
     pub(in crate::walker) fn sample(&self, drained: &Drained, slot: usize) -> Option<CgroupSample> {
@@ -24,8 +36,8 @@ impl Decoder<'_> {
             level: record.level,
             ..CgroupSample::default()
         };
-        for raw in RAWS.iter().filter(|raw| record.valid & raw.group != 0) {
-            if !self.metrics.contains(raw.metric) || !raw.is_in(record.hierarchy_id) {
+        for raw in self.raws.iter().filter(|raw| record.valid & raw.group != 0) {
+            if !raw.is_in(record.hierarchy_id) {
                 continue;
             }
             let number = match raw.detail {
@@ -37,7 +49,7 @@ impl Decoder<'_> {
         if record.valid & abi::CG_GROUP_MEMORY_STAT != 0 {
             self.take_memory_stat(drained, slot, &mut sample);
         }
-        for group in MetricGroup::ALL {
+        for group in &self.groups {
             sample.set_source(*group, Source::Bpf);
         }
         take_io_devices(drained, slot, &mut sample);
@@ -109,7 +121,7 @@ mod tests {
 
     fn decode(paths: &[&str], drained: &Drained, slot: usize) -> CgroupSample {
         let metrics = MetricSet::from_paths(paths.iter().copied()).unwrap();
-        Decoder { metrics, memory_stat: &MemoryStatIndex::default() }.sample(drained, slot).unwrap()
+        Decoder::new(metrics, &MemoryStatIndex::default()).sample(drained, slot).unwrap()
     }
 
     #[test]

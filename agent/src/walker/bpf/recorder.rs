@@ -76,6 +76,8 @@ pub(super) struct Recorder {
     pub(super) memory_stat: MemoryStatIndex,
     /// What is taken out of the records of the walk under way.
     metrics: MetricSet,
+    /// Records of it that came before their names.
+    unnamed: usize,
 }
 
 /// Which engine of the kernel side.
@@ -102,6 +104,7 @@ impl Recorder {
             tidied_at: Instant::now(),
             memory_stat: MemoryStatIndex::default(),
             metrics: MetricSet::default(),
+            unnamed: 0,
         }
     }
 
@@ -135,7 +138,7 @@ impl Recorder {
         engine: BpfWalk,
         metrics: MetricSet,
     ) -> Result<Recorded, WalkError> {
-        self.metrics = metrics;
+        (self.metrics, self.unnamed) = (metrics, 0);
         let names_from = self.unnamed_from.get(&hierarchy_id).copied().unwrap_or_default();
         let request = &WalkRequest { names_from, ..*request };
         let mut recorded = match engine {
@@ -143,7 +146,8 @@ impl Recorder {
             BpfWalk::Unlocked => self.record_unlocked(request)?,
         };
         let Recorded { rows, end, cost } = &mut recorded;
-        if self.link(rows.iter().map(|row| &row.record)) > 0 {
+        // Nearly always each was named when it was met.
+        if self.unnamed > 0 && self.link(rows.iter().map(|row| &row.record)) > 0 {
             // A walk that ended on a condition met no more than it recorded.
             let met = u32::try_from(rows.len()).unwrap_or(u32::MAX);
             let limit = if *end == WalkEnd::StopWhen { met } else { request.limit };
@@ -191,8 +195,8 @@ impl Recorder {
         for name in drained.names.drain(..) {
             self.tree.name(name, now);
         }
-        self.link(&drained.records);
-        let decoder = Decoder { metrics: self.metrics, memory_stat: &self.memory_stat };
+        self.unnamed += self.link(&drained.records);
+        let decoder = Decoder::new(self.metrics, &self.memory_stat);
         let row = |(slot, record): (usize, &cg_record)| {
             Some(Row { record: *record, sample: decoder.sample(&drained, slot)? })
         };

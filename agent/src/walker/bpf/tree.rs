@@ -84,10 +84,16 @@ impl Tree {
     /// path.
     pub(super) fn named(&mut self, record: &cg_record) -> Option<Named> {
         let hierarchy_id = record.hierarchy_id;
-        let cgroup_id = self.id(hierarchy_id, record.serial)?;
+        let node = self.nodes.get(&(hierarchy_id, record.serial))?;
+        let (cgroup_id, path) = (node.id, node.path.clone());
         let parent_id = if record.serial == ROOT { 0 } else { self.id(hierarchy_id, record.parent_serial)? };
-        let path = self.path(hierarchy_id, record.serial)?;
+        let path = path.or_else(|| self.path(hierarchy_id, record.serial))?;
         Some(Named { cgroup_id, parent_id, path })
+    }
+
+    /// How many cgroups it has, of all hierarchies.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
     }
 
     /// The id of a cgroup whose name is known.

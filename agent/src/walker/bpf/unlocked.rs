@@ -54,6 +54,8 @@ impl Recorder {
                 let end = decode::end(end).ok_or(KernelError::Unfinished { end })?;
                 return Ok(Some((recorded, end)));
             };
+            // There will be no more than are known, and a few; grown as they come, they would be moved about.
+            recorded.reserve(self.tree.len().saturating_sub(recorded.len()));
             let visited = u32::try_from(recorded.len()).unwrap_or(u32::MAX);
             let left = if request.limit == 0 { 0 } else { request.limit.saturating_sub(visited) };
             let request = WalkRequest { limit: left, ..*request };

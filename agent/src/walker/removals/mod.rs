@@ -226,8 +226,12 @@ impl Watch {
     }
 
     fn to_removed(entries: Vec<Entry>, now: (SystemTime, Duration)) -> Vec<Removed> {
-        let recorded = recorded(&entries);
-        let decoder = Decoder { metrics: MetricSet::all(), memory_stat: &MemoryStatIndex::default() };
+        // As it is nearly always.
+        if entries.is_empty() {
+            return Vec::new();
+        }
+        let (recorded, memory_stat) = (recorded(&entries), MemoryStatIndex::default());
+        let decoder = Decoder::new(MetricSet::all(), &memory_stat);
         let removed = entries.into_iter().enumerate().filter_map(|(slot, entry)| {
             let Entry { cgroup, made_at_ns, is_flushed } = entry;
             let mut sample = decoder.sample(&recorded, slot)?;

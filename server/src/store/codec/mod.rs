@@ -10,6 +10,8 @@
 mod chunk;
 mod error;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod metrics;
 mod scan;
 #[cfg(test)]

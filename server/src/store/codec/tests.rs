@@ -27,6 +27,61 @@ fn sealed(body: &[u8]) -> Vec<u8> {
     frame::seal(body).unwrap().0
 }
 
+/// What servers store, for people.
+pub(super) const STORAGE_PAGE: &str = include_str!("../../../../docs/storage.md");
+
+/// The bytes of an example there: the block behind the line that begins so. Two spaces end a line's bytes.
+pub(super) fn shown(opening: &str) -> Vec<u8> {
+    let (_, behind) = STORAGE_PAGE.split_once(opening).expect("the page has the example");
+    let lines = behind.lines().skip(2).take_while(|line| !line.is_empty());
+    lines.flat_map(|line| bytes(line.trim_start().split("  ").next().unwrap_or_default())).collect()
+}
+
+pub(super) fn bytes(hex: &str) -> Vec<u8> {
+    let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+/// The ticks that docs/storage.md shows.
+fn example() -> [CgroupSample; 2] {
+    [1_000, 1_250].map(|usage| {
+        let mut sample = sample(4242, Some(usage));
+        sample.set_metric(Metric::MemoryCurrent, Some(8_192));
+        sample
+    })
+}
+
+#[test]
+fn the_page_shows_ticks_as_they_are_written() {
+    let written = encode(&example().map(|sample| (Frame::Delta, vec![sample])));
+    for ((stored, written), opening) in
+        STORED.iter().zip(written).zip(["A keyframe of a cgroup", "The delta behind it"])
+    {
+        let [stored, mut written] = [bytes(stored), written].map(|payload| frame::open(&payload).unwrap().0);
+        assert_eq!(format!("{stored:02x?}"), format!("{:02x?}", shown(opening)), "{opening}");
+        if written[0] == KIND_DELTA {
+            // Another zstd may compress the keyframe to other bytes.
+            written[1..5].copy_from_slice(&stored[1..5]);
+        }
+        assert_eq!(written, stored);
+    }
+}
+
+#[test]
+fn what_servers_have_stored_is_read_as_it_was() {
+    let mut decoder = HeadDecoder::default();
+    for (payload, sample) in STORED.iter().zip(example()) {
+        assert_eq!(decoder.apply(&bytes(payload)).unwrap(), &TickValues::of(&[sample]));
+    }
+}
+
+/// A keyframe and a delta as version 2 was first written; those of version 1 are in metrics.rs.
+const STORED: [&str; 2] = [
+    "020fd0025228b52ffd20108100000001009221070101060101d00f808001",
+    "023879576928b52ffd200e710000010fd0025200010092210201f403",
+];
+
 #[test]
 fn a_delta_holds_what_changed_and_nothing_else() {
     let tick =

@@ -11,6 +11,8 @@ mod builder;
 mod numbers;
 mod presence;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use cgfleet_model::{Metric, MetricSet};
@@ -27,7 +29,7 @@ use super::{
     varint::{Reader, put_varint},
 };
 
-/// The most ticks of one series: a minute and more at one tick a millisecond.
+/// The most ticks of one series: more than an hour at the shortest interval of an agent.
 const TICKS_MAX: u64 = 1 << 16;
 
 /// The most values and ticks of all series that are decoded at one time: 256 MiB. A column that does not
