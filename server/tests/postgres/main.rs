@@ -2,10 +2,11 @@
 //! binary, a fresh database for each.
 
 mod backup;
-mod external;
 mod compaction;
+mod external;
 mod fixture;
 mod heads;
+mod history;
 mod ingest;
 mod interrupting_proxy;
 mod private_postgres;

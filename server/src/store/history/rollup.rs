@@ -81,7 +81,13 @@ pub(super) async fn read_minutes(
             for at in 0..columns.len() {
                 arrays.push(row.try_get::<Option<Vec<Option<f32>>>, _>(FIXED + at)?.unwrap_or_default());
             }
-            Ok(minutes_of(host, measures, from, [present.cast_unsigned(), stored.cast_unsigned()], &arrays))
+            Ok(minutes_of(
+                host,
+                measures,
+                [since, from],
+                [present.cast_unsigned(), stored.cast_unsigned()],
+                &arrays,
+            ))
         })
         .await?;
     }
@@ -92,11 +98,12 @@ pub(super) async fn read_minutes(
 fn minutes_of(
     (member, host): (u32, &mut HostSeries),
     measures: &[Measure],
-    from: i64,
+    [since, from]: [i64; 2],
     [present, stored]: [u64; 2],
     arrays: &[Vec<Option<f32>>],
 ) {
-    for minute in (0..60).filter(|minute| present >> minute & 1 == 1) {
+    let is_in = |minute: &u32| present >> minute & 1 == 1 && from + i64::from(*minute) * MINUTE >= since;
+    for minute in (0..60).filter(is_in) {
         let is_stored = stored >> minute & 1 == 1;
         // The last stored minute up to this one.
         let place = (stored & ((2_u64 << minute) - 1)).count_ones() as usize;
