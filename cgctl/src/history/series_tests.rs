@@ -72,18 +72,23 @@ fn check(format: HistoryFormat, expect: &Expect) {
 
 #[test]
 fn a_table_has_a_row_a_step_and_a_column_a_metric() {
-    check(HistoryFormat::Table, &expect![[r#"
+    check(
+        HistoryFormat::Table,
+        &expect![[r#"
         FROM                           HOST   CPU_USAGE(cores)  max MEMORY_MAX(MiB)  NOTE   PATH
         2026-11-23T08:00:00.000+00:00  web-1             0.250                  1.0  -      /a,b
         2026-11-23T08:01:00.000+00:00  web-1             1.500                  max  reset  /a,b
         2026-11-23T08:02:00.000+00:00  web-1             0.000                    -  gap    /a,b
         2026-11-23T08:01:00.000+00:00  web-1             1.000                    -  -      /c
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn programs_get_each_series_and_its_values() {
-    check(HistoryFormat::Ndjson, &expect![[r#"
+    check(
+        HistoryFormat::Ndjson,
+        &expect![[r#"
         {"gap":{"hostname":"web-1","after":"2026-11-23T08:01:40Z","before":"2026-11-23T08:02:10Z","reason":"not_received"}}
         {"series":1,"metric":"cpu.usage_usec","aggregation":"rate","unit":"usec/s","host_id":"11111111-1111-4111-8111-111111111111","hostname":"web-1","cgroup_id":7,"path":"/a,b","workload":{"systemd_unit":"a.service"},"cgroups":1,"total":1.5}
         {"series":1,"from":"2026-11-23T08:00:00Z","value":250000.0}
@@ -94,11 +99,17 @@ fn programs_get_each_series_and_its_values() {
         {"series":2,"from":"2026-11-23T08:01:00Z","value":"max","reset":true}
         {"series":3,"metric":"cpu.usage_usec","aggregation":"rate","unit":"usec/s","host_id":"11111111-1111-4111-8111-111111111111","hostname":"web-1","cgroup_id":7,"path":"/c","workload":{"systemd_unit":"a.service"},"cgroups":1,"total":1.5}
         {"series":3,"from":"2026-11-23T08:01:00Z","value":1000000.0}
-    "#]]);
-    check(HistoryFormat::Json, &expect![[r#"
+    "#]],
+    );
+    check(
+        HistoryFormat::Json,
+        &expect![[r#"
         {"series":[{"series":1,"metric":"cpu.usage_usec","aggregation":"rate","unit":"usec/s","host_id":"11111111-1111-4111-8111-111111111111","hostname":"web-1","cgroup_id":7,"path":"/a,b","workload":{"systemd_unit":"a.service"},"cgroups":1,"total":1.5,"values":[{"from":"2026-11-23T08:00:00Z","value":250000.0},{"from":"2026-11-23T08:01:00Z","value":1500000.0,"reset":true},{"from":"2026-11-23T08:02:00Z","value":0.0,"gap":true}]},{"series":2,"metric":"memory.max_bytes","aggregation":"max","unit":"bytes","host_id":"11111111-1111-4111-8111-111111111111","hostname":"web-1","cgroup_id":7,"path":"/a,b","workload":{"systemd_unit":"a.service"},"cgroups":1,"total":1.5,"values":[{"from":"2026-11-23T08:00:00Z","value":1048576.0},{"from":"2026-11-23T08:01:00Z","value":"max","reset":true}]},{"series":3,"metric":"cpu.usage_usec","aggregation":"rate","unit":"usec/s","host_id":"11111111-1111-4111-8111-111111111111","hostname":"web-1","cgroup_id":7,"path":"/c","workload":{"systemd_unit":"a.service"},"cgroups":1,"total":1.5,"values":[{"from":"2026-11-23T08:01:00Z","value":1000000.0}]}],"gaps":[{"hostname":"web-1","after":"2026-11-23T08:01:40Z","before":"2026-11-23T08:02:10Z","reason":"not_received"}]}
-    "#]]);
-    check(HistoryFormat::Csv, &expect![[r#"
+    "#]],
+    );
+    check(
+        HistoryFormat::Csv,
+        &expect![[r#"
         from,host_id,hostname,cgroup_id,path,pod_namespace,pod_name,pod_uid,container_name,container_id,systemd_unit,systemd_slice,metric,aggregation,unit,value,note
         2026-11-23T08:00:00Z,11111111-1111-4111-8111-111111111111,web-1,7,"/a,b",,,,,,a.service,,cpu.usage_usec,rate,usec/s,250000,
         2026-11-23T08:01:00Z,11111111-1111-4111-8111-111111111111,web-1,7,"/a,b",,,,,,a.service,,cpu.usage_usec,rate,usec/s,1500000,reset
@@ -106,7 +117,8 @@ fn programs_get_each_series_and_its_values() {
         2026-11-23T08:00:00Z,11111111-1111-4111-8111-111111111111,web-1,7,"/a,b",,,,,,a.service,,memory.max_bytes,max,bytes,1048576,
         2026-11-23T08:01:00Z,11111111-1111-4111-8111-111111111111,web-1,7,"/a,b",,,,,,a.service,,memory.max_bytes,max,bytes,max,reset
         2026-11-23T08:01:00Z,11111111-1111-4111-8111-111111111111,web-1,7,/c,,,,,,a.service,,cpu.usage_usec,rate,usec/s,1000000,
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -135,7 +147,8 @@ fn a_drawing_shows_units_times_gaps_and_resets() {
                 0.000 ┤                                       ⠈⠉⠁
                       └─r─┄──────────────────╌╌╌╌╌╌╌╌──────────────────────────────────
                        08:00:00                    08:29:30                    08:59:00
-    "#]].assert_eq(&text);
+    "#]]
+    .assert_eq(&text);
 }
 
 #[test]
