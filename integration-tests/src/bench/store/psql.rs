@@ -82,5 +82,4 @@ impl Psql {
             "select coalesce(sum(pg_total_relation_size(relid)), 0) from pg_partition_tree('{table}')"
         ))
     }
-
 }
