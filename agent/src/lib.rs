@@ -16,7 +16,9 @@ mod views;
 pub mod walker;
 pub mod workloads;
 
-use std::{io, net::TcpListener, sync::Arc};
+pub use feeds::tick_checksum;
+
+use std::{io, net::TcpListener, path::PathBuf, sync::Arc};
 
 use cgfleet_privileges::{PrivilegeError, RunAs};
 use cgfleet_proto::v1::{Host, agent_service_server::AgentServiceServer};
@@ -35,7 +37,7 @@ use crate::{
     cgroupfs::{Hierarchies, HierarchyError},
     collectors::Collectors,
     config::{AgentConfig, BpfUse},
-    feeds::{FeedLimits, Feeds},
+    feeds::{FeedLimits, Feeds, Journal},
     identity::{Identity, IdentityError},
     kernel::{Bounds, Kernel, Lifecycle, LoadError, Loader, PinError, Pins, ViewPrograms},
     service::Agent,
@@ -160,6 +162,14 @@ fn views(
     Ok(views)
 }
 
+/// The journal for tests, if there is to be one.
+fn journal(config: &AgentConfig, identity: &Identity) -> Result<Option<Journal>, AgentError> {
+    let Some(name) = &config.tick_journal else { return Ok(None) };
+    let path = config.state_dir.join(name);
+    let opened = Journal::open(&path, identity.agent_epoch.to_string(), config.sample_interval.get());
+    opened.map(Some).map_err(|source| AgentError::Journal { path, source })
+}
+
 /// A group by name or number.
 fn group_id(group: &str) -> Result<u32, AgentError> {
     let unknown = || AgentError::ViewGroup { group: group.to_owned() };
@@ -225,7 +235,8 @@ pub async fn run(
         feeds_max: config.subscribe_intervals_max as usize,
         history_bytes_max: config.history_bytes_max as usize,
     };
-    let feeds = Feeds::new(walker.clone(), limits, shutdown.clone());
+    let journal = journal(&config, &identity)?;
+    let feeds = Feeds::new(walker.clone(), limits, journal, shutdown.clone());
 
     if let Some(server) = server {
         tokio::spawn(register::keep_registered(server, host(&identity, &address), shutdown.clone()));
@@ -290,6 +301,14 @@ pub enum AgentError {
     ViewGroup {
         /// As given.
         group: String,
+    },
+    /// The file for tests cannot be opened.
+    #[error("tick_journal: open {}: {source}", path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
     },
     /// The server's address is no address.
     #[error("server_url: {0}")]

@@ -4,6 +4,7 @@
 //! back finds all that happened meanwhile. For one who takes every snapshot that is as long as the history reaches. Must not know what a listener wants of a snapshot, nor how it is told.
 
 mod feed;
+mod journal;
 mod removals;
 
 use std::{
@@ -26,6 +27,8 @@ use feed::{Feed, Listener};
 use removals::Removals;
 
 pub(crate) use feed::Listening;
+pub(crate) use journal::Journal;
+pub use journal::tick_checksum;
 
 /// How soon a tick that failed is tried again, if the next one is not due before.
 const RETRY: Duration = Duration::from_secs(1);
@@ -54,6 +57,7 @@ struct Shared {
     feeds: Mutex<HashMap<Duration, Arc<Feed>>>,
     feeds_made: Mutex<u64>,
     removals: Removals,
+    journal: Option<Journal>,
 }
 
 /// There are as many feeds as may be, and none has this interval.
@@ -68,7 +72,12 @@ pub(crate) struct TooManyFeeds {
 
 impl Feeds {
     /// No feeds yet; they end with `shutdown`.
-    pub(crate) fn new(walker: Walker, limits: FeedLimits, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(
+        walker: Walker,
+        limits: FeedLimits,
+        journal: Option<Journal>,
+        shutdown: CancellationToken,
+    ) -> Self {
         let (removals, asks) = Removals::new();
         let shared = Arc::new(Shared {
             walker: walker.clone(),
@@ -78,6 +87,7 @@ impl Feeds {
             feeds: Mutex::default(),
             feeds_made: Mutex::default(),
             removals,
+            journal,
         });
         tokio::spawn(removals::keep_watching(walker, Arc::downgrade(&shared), asks));
         Self { shared }
@@ -168,11 +178,11 @@ async fn keep_reading(shared: Arc<Shared>, feed: Arc<Feed>) {
     while shared.keeps(&feed) {
         let sequence = sequence_of(shared.started.elapsed(), feed.interval);
         let mut next = shared.started + due_after(sequence, feed.interval);
-        if feed.is_due(sequence) {
-            if let Err(error) = read(&shared, &feed, sequence).await {
-                tracing::warn!(sequence, interval = ?feed.interval, error, "a tick failed");
-                next = next.min(Instant::now() + RETRY);
-            }
+        if feed.is_due(sequence)
+            && let Err(error) = read(&shared, &feed, sequence).await
+        {
+            tracing::warn!(sequence, interval = ?feed.interval, error, "a tick failed");
+            next = next.min(Instant::now() + RETRY);
         }
         tokio::select! {
             () = sleep_until(next) => {}
@@ -222,14 +232,19 @@ async fn read(shared: &Arc<Shared>, feed: &Arc<Feed>, sequence: u64) -> Result<(
             let boottime = boottime.into();
             let read =
                 Read { sequence, boottime, sampled_at, metrics, rows, summary, hearing, removed, lost };
+            let journal = shared.journal.as_ref().filter(|journal| journal.interval == feed.interval);
+            if let Some(Err(error)) = journal.map(|journal| journal.note(&read)) {
+                return Ok(Err(error));
+            }
             // This is the only one who adds to it.
             let snapshot = Snapshot::new(before.as_deref(), read);
             lock(&feed.state).history.push(snapshot);
             feed.newest.send_replace(Some(sequence));
-            Ok(())
+            Ok(Ok(()))
         }
     };
-    shared.walker.read(spec, reader).await.map_err(|error| error.to_string())
+    let read = shared.walker.read(spec, reader).await.map_err(|error| error.to_string())?;
+    read.map_err(|error| format!("tick_journal: {error}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -67,6 +67,16 @@ pub enum Rows {
     Shared(Vec<Arc<CgroupSample>>),
 }
 
+impl Rows {
+    /// Each of them.
+    pub(crate) fn samples(&self) -> Vec<&CgroupSample> {
+        match self {
+            Self::Made(samples) => samples.iter().collect(),
+            Self::Shared(samples) => samples.iter().map(AsRef::as_ref).collect(),
+        }
+    }
+}
+
 /// What may change of what the agent can do.
 #[derive(Debug)]
 pub struct Description {

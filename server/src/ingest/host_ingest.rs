@@ -14,9 +14,12 @@ use futures::{
 };
 use uuid::Uuid;
 
-use super::{IngestHandle, Step, TickClock, TickId, step, writer::Outcome};
+use super::{
+    IngestHandle, Step, TickClock, TickId, step,
+    writer::{Outcome, Taken},
+};
 use crate::store::{
-    CgroupIdentity, Cursor, Fence, GoneCgroup, OpenedStream, StoreError, TickRow, WriteOutcome,
+    CgroupIdentity, Cursor, Fence, GoneCgroup, OpenedStream, StoreError, TickRow,
     codec::{CgroupKey, CodecError, EncodedHead, Frame, HeadEncoder},
     same_utc_hour,
 };
@@ -57,7 +60,7 @@ pub struct Tick {
 /// What became of a tick that needs no further care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    /// It is in the store.
+    /// It is in the store, or on its way there from the spool.
     Appended {
         /// Its time by the server's clock.
         tick_at: SystemTime,
@@ -194,7 +197,7 @@ impl HostIngest {
         !self.underway.is_empty()
     }
 
-    /// Stores a tick and returns when it is stored, and all before it, however long Postgres is away.
+    /// Stores a tick and returns when it is stored or spooled, and all before it, however long Postgres is away.
     pub async fn store(&mut self, tick: Tick) -> Result<Stored, IngestError> {
         let is_new = self.submit(tick)?;
         let mut last = Stored::Duplicate;
@@ -213,10 +216,8 @@ impl HostIngest {
         let Underway { agent_epoch, sequence, tick_at, gap, .. } = *oldest;
         self.underway.pop_front();
         match outcome {
-            Some(Ok(WriteOutcome::Stored | WriteOutcome::AlreadyStored)) => {
-                Ok(Stored::Appended { tick_at, gap })
-            }
-            Some(Ok(WriteOutcome::Fenced)) => Err(IngestError::Fenced { host_id }),
+            Some(Ok(Taken::Stored | Taken::Spooled)) => Ok(Stored::Appended { tick_at, gap }),
+            Some(Ok(Taken::Fenced)) => Err(IngestError::Fenced { host_id }),
             Some(Err(source)) => Err(IngestError::Refused { host_id, agent_epoch, sequence, source }),
             None => Err(IngestError::WriterStopped),
         }

@@ -11,6 +11,18 @@ use super::{Store, StoreError, timestamp::from_timestamptz};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fence(pub(super) i64);
 
+impl Fence {
+    /// For whoever has to keep it outside of the process.
+    pub(crate) fn number(self) -> i64 {
+        self.0
+    }
+
+    /// The one that was kept.
+    pub(crate) fn of_number(number: i64) -> Self {
+        Self(number)
+    }
+}
+
 /// A host's last stored tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {

@@ -13,6 +13,8 @@ mod error;
 mod history;
 mod hosts;
 mod partitions;
+mod reader_role;
+mod retention;
 mod rollups;
 mod ticks;
 mod timestamp;
@@ -35,10 +37,13 @@ pub use self::{
     },
     hosts::{HostRecord, StoredHost},
     partitions::{Partition, Tier},
-    rollups::{COUNTERS, GAUGES, GaugeRollup, HourRow, Minute, MinuteRow},
+    retention::{DropOutcome, StoredPartition},
+    rollups::{COUNTERS, GAUGES, GaugeRollup, HourRow, MinuteRow, StoredMinutes},
     ticks::{CgroupIdentity, Gap, GoneCgroup, TickBatch, TickRow, WriteOutcome},
     timestamp::{from_unix_usec, same_utc_hour, start_of_utc_hour, truncate_to_usec, unix_usec},
 };
+
+pub(crate) use self::timestamp::to_timestamptz;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
@@ -85,6 +90,7 @@ impl Store {
             })
             .map_err(|source| StoreError::Connect { at: database.to_string(), source })?;
         MIGRATIONS.run(&mut connection).await.map_err(|source| StoreError::Migrate { source })?;
+        reader_role::grant(&mut connection).await?;
         connection.close().await.map_err(StoreError::during("close the first connection"))?;
 
         let pool = PgPoolOptions::new()

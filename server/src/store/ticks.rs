@@ -158,14 +158,9 @@ impl TickBatch {
         self.rows.is_empty()
     }
 
-    /// One batch for each of its ticks, in their order.
-    pub fn split(self) -> impl Iterator<Item = Self> {
-        self.rows.into_iter().map(|row| {
-            let mut single = Self::default();
-            // An empty batch takes any tick.
-            let _ = single.try_push(row);
-            single
-        })
+    /// Its ticks, in the order in which they came.
+    pub fn rows(&self) -> &[TickRow] {
+        &self.rows
     }
 }
 
@@ -173,8 +168,18 @@ impl Store {
     /// Stores a batch in one transaction; what became of each tick, in the batch's order. After an
     /// error it is not known whether the batch was stored: writing it again finds out.
     pub async fn write_batch(&self, batch: &TickBatch) -> Result<Vec<WriteOutcome>, StoreError> {
+        self.write_rows(&batch.rows).await
+    }
+
+    /// Stores one tick, as [`write_batch`](Self::write_batch) does.
+    pub async fn write_single(&self, row: &TickRow) -> Result<WriteOutcome, StoreError> {
+        let outcomes = self.write_rows(std::slice::from_ref(row)).await?;
+        Ok(outcomes.into_iter().next().unwrap_or(WriteOutcome::Fenced))
+    }
+
+    async fn write_rows(&self, rows: &[TickRow]) -> Result<Vec<WriteOutcome>, StoreError> {
         let limit = self.limits.write_timeout;
-        let written = tokio::time::timeout(limit, self.try_write_batch(&batch.rows))
+        let written = tokio::time::timeout(limit, self.try_write_batch(rows))
             .await
             .unwrap_or(Err(StoreError::Timeout { operation: "write ticks", limit }));
         if written.is_err() {

@@ -9,4 +9,7 @@ mod heads;
 mod ingest;
 mod interrupting_proxy;
 mod private_postgres;
+mod retention;
+mod rollups;
+mod spool;
 mod store;
