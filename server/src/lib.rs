@@ -1,6 +1,6 @@
 //! The central server: keeps every host's ticks in Postgres and fans queries out to the agents.
 //!
-//! main → [`run`] → service → hosts, fanout, watch, ingest → spool → store, never back.
+//! main → [`run`] → service → hosts, fanout, watch, ingest → spool, compaction → store, never back.
 
 pub mod compaction;
 pub mod config;
@@ -9,6 +9,7 @@ mod fanout;
 pub mod history;
 pub mod hosts;
 pub mod ingest;
+pub mod latest;
 pub mod private_postgres;
 mod service;
 pub mod spool;
