@@ -46,8 +46,8 @@ struct Load {
 }
 
 const LOADS: [Load; 2] = [
-    Load { name: "10 % changing", changing: 0.1, intervals_ms: &[1000, 500, 200, 100, 67, 48], judged: true },
-    Load { name: "100 % changing", changing: 1.0, intervals_ms: &[2000, 1000, 500, 333, 250], judged: false },
+    Load { name: "10 % changing", changing: 0.1, intervals_ms: &[200, 100, 67, 48], judged: true },
+    Load { name: "100 % changing", changing: 1.0, intervals_ms: &[1000, 500, 333, 250], judged: false },
 ];
 
 /// Of the data on disk: hosts, and hours of each.
@@ -159,7 +159,7 @@ fn measure(bench: &Bench, server: &Daemon, psql: &Psql, load: &Load) -> Result<M
         if at > 0 {
             fleet.change(bench, *interval, load.changing)?;
         }
-        live::settle(bench, psql)?;
+        live::settle(bench, psql, *interval)?;
         let measured = live::measure(bench, server, Duration::from_secs(trial))?;
         measured.print(&format!("{}, every {interval:?}", load.name));
         if measured.missing > 0.01 * measured.ticks || measured.lag_p99 > LAG_REACH {
@@ -169,7 +169,7 @@ fn measure(bench: &Bench, server: &Daemon, psql: &Psql, load: &Load) -> Result<M
     }
     if chosen + 1 < intervals.len() {
         fleet.change(bench, intervals[chosen], load.changing)?;
-        live::settle(bench, psql)?;
+        live::settle(bench, psql, intervals[chosen])?;
     }
     let measured = live::measure(bench, server, Duration::from_secs(length))?;
     measured.print(&format!("{}, every {:?}, for {length} s", load.name, intervals[chosen]));

@@ -29,13 +29,15 @@ pub(super) struct WideTable {
 }
 
 impl WideTable {
-    /// Makes it beside the server's database. Hosts are small numbers, which is kind to it.
+    /// Makes it beside the server's database. Hosts are small numbers, which is kind to it. Nobody vacuums it while
+    /// others are measured: that would write to the log that is theirs, too.
     pub(super) fn new(server: &Psql) -> Result<Self> {
         let psql = server.beside("wide")?;
         let columns = METRICS.iter().map(|metric| format!("{} bigint", column(metric.name())));
         let columns: Vec<String> = columns.collect();
         psql.run(&format!(
-            "create table wide (host integer not null, cgroup_id bigint not null, ts timestamptz not null, {})",
+            "create table wide (host integer not null, cgroup_id bigint not null, ts timestamptz not null, {})
+             with (autovacuum_enabled = off)",
             columns.join(", ")
         ))?;
         psql.run("create index wide_by_cgroup on wide (host, cgroup_id, ts)")?;
