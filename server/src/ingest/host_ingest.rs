@@ -2,12 +2,12 @@
 //! written. It goes on from stream to stream; some of its ticks may be under way to the store.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
     fmt,
     time::{Duration, SystemTime},
 };
 
-use cgfleet_proto::v1::{CgroupSample, GapReason, RemovedCgroup, Workload};
+use cgfleet_proto::v1::{CgroupSample, GapReason, RemovedCgroup};
 use futures::{
     FutureExt as _,
     future::{self, BoxFuture},
@@ -15,13 +15,15 @@ use futures::{
 use uuid::Uuid;
 
 use super::{
-    IngestHandle, Step, TickClock, TickId, step,
+    IngestHandle, Step, TickClock, TickId,
+    cgroup_life::{Life, RemovalNote, Rows},
+    step,
     writer::{Outcome, Taken},
 };
 use crate::{
     latest::{LatestTick, SharedTick, TickMoment, TickRows},
     store::{
-        CgroupIdentity, Cursor, Fence, GoneCgroup, OpenedStream, StoreError, TickRow,
+        Cursor, Fence, OpenedStream, StoreError, TickRow,
         codec::{CgroupKey, CodecError, EncodedHead, Frame},
         same_utc_hour, truncate_to_usec,
     },
@@ -95,7 +97,7 @@ pub enum IngestError {
         /// The tick.
         sequence: u64,
         /// Why.
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// The tick cannot be encoded.
     #[error("tick {sequence} of host {host_id}: {source}")]
@@ -223,7 +225,9 @@ impl HostIngest {
         match outcome {
             Some(Ok(Taken::Stored | Taken::Spooled)) => Ok(Stored::Appended { tick_at, gap }),
             Some(Ok(Taken::Fenced)) => Err(IngestError::Fenced { host_id }),
-            Some(Err(source)) => Err(IngestError::Refused { host_id, agent_epoch, sequence, source }),
+            Some(Err(source)) => {
+                Err(IngestError::Refused { host_id, agent_epoch, sequence, source: Box::new(source) })
+            }
             None => Err(IngestError::WriterStopped),
         }
     }
@@ -325,76 +329,12 @@ fn advance(
             gone.push(key);
         }
     }
-    let rows = match is_whole {
-        true => TickRows::Whole(&samples),
-        false => TickRows::Changes { changed: &samples, removed: &gone },
+    let rows = if is_whole {
+        TickRows::Whole(&samples)
+    } else {
+        TickRows::Changes { changed: &samples, removed: &gone }
     };
     let moment = TickMoment { agent_epoch, sequence, boot_id, tick_at, sampled_at };
     let encoded = latest.advance(moment, rows, departed, frame)?;
     Ok((encoded, Rows { boot_id, sampled_at, samples }, ends))
-}
-
-/// What a tick has of cgroups.
-struct Rows {
-    boot_id: Uuid,
-    sampled_at: SystemTime,
-    samples: Vec<CgroupSample>,
-}
-
-impl Rows {
-    /// What those of these keys are, which ascend.
-    fn identities(&self, new: &[CgroupKey]) -> Vec<CgroupIdentity> {
-        if new.is_empty() {
-            return Vec::new();
-        }
-        let is_new = |sample: &&CgroupSample| new.binary_search(&CgroupKey::of(sample)).is_ok();
-        let identity = |sample: &CgroupSample| CgroupIdentity {
-            boot_id: self.boot_id,
-            key: CgroupKey::of(sample),
-            parent_id: sample.parent_id,
-            level: sample.level,
-            path: sample.path.clone(),
-        };
-        self.samples.iter().filter(is_new).map(identity).collect()
-    }
-
-    /// What runs in them: an agent says it with a cgroup's first row, and when it becomes known.
-    fn names(&self) -> Vec<(CgroupKey, Workload)> {
-        let named =
-            |sample: &CgroupSample| Some((CgroupKey::of(sample), (**sample.workload.as_ref()?).clone()));
-        self.samples.iter().filter_map(named).collect()
-    }
-}
-
-/// What a tick tells of a removal.
-struct RemovalNote {
-    key: CgroupKey,
-    created_at: Option<SystemTime>,
-    has_last_point: bool,
-}
-
-/// Which tick was the last of cgroups that are gone.
-struct Life {
-    tick_at: SystemTime,
-    before: SystemTime,
-    ends: Vec<RemovalNote>,
-    /// Those of which it was said with the tick before.
-    departed: Vec<CgroupKey>,
-}
-
-impl Life {
-    /// Of those that the tick does not have any more, the tick before was the last; of those that have their last
-    /// point in this one, this.
-    fn gone(self, removed: &[CgroupKey]) -> Vec<GoneCgroup> {
-        let Self { tick_at, before, ends, departed } = self;
-        let told: HashSet<CgroupKey> = ends.iter().map(|end| end.key).chain(departed).collect();
-        let ended = ends.into_iter().map(|RemovalNote { key, created_at, has_last_point }| GoneCgroup {
-            key,
-            created_at,
-            last_tick_at: if has_last_point { tick_at } else { before },
-        });
-        let others = removed.iter().filter(|key| !told.contains(key));
-        let others = others.map(|key| GoneCgroup { key: *key, created_at: None, last_tick_at: before });
-        ended.chain(others).collect()
-    }
 }
