@@ -106,7 +106,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Error> {
         Command::Query(args) => query::run(args, &calls).await,
         Command::Watch(args) => watch::run(args, &calls).await,
         Command::Flush(args) => flush::run(args, &calls).await,
-        Command::History(args) => history::run(args, &calls.server()?).await,
+        Command::History(args) => history::run(*args, &calls.server()?).await,
         Command::Collectors(args) => collectors::run(args, &calls).await,
         Command::View(args) => view::run(args, &calls).await,
         Command::Hosts(args) => hosts::run(args.format, &calls.server()?).await,

@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod cgroups;
+pub mod chaos;
 pub mod churn;
 pub mod cli;
 pub mod daemon;

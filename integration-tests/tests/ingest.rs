@@ -3,7 +3,10 @@
 
 use std::{net::SocketAddr, process::Command, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use cgfleet_proto::v1::{
+    CgroupSample, GetLatestRequest, HostSelector, LatestTick, get_latest_response::Part,
+};
 use integration_tests::{
     cgroups::TestTree,
     churn::churn,
@@ -131,6 +134,60 @@ async fn an_outage_that_is_longer_than_the_history_is_one_gap() -> Result<()> {
     Ok(())
 }
 
+/// What a host had last: its rows, and the tick that they are of.
+async fn latest(server: &Daemon, path: String) -> Result<(Vec<CgroupSample>, LatestTick)> {
+    let request = GetLatestRequest {
+        hosts: Some(HostSelector { hosts: vec!["only".to_owned()], all: false }),
+        target: Some(by_path(path)),
+        ..GetLatestRequest::default()
+    };
+    let mut stream = server.fleet()?.get_latest(request).await?.into_inner();
+    let mut rows = Vec::new();
+    while let Some(response) = stream.message().await? {
+        match response.part {
+            Some(Part::Rows(batch)) => rows.extend(batch.samples),
+            Some(Part::Tick(tick)) => {
+                ensure!(stream.message().await?.is_none() && tick.rows == rows.len() as u64, "{tick:?}");
+                return Ok((rows, tick));
+            }
+            other => bail!("{other:?}"),
+        }
+    }
+    bail!("a host without an end")
+}
+
+/// From memory while the server runs, and from the store after it was started anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_had_last_is_known_while_it_is_down() -> Result<()> {
+    let mut server = Start::server()?.start().await?;
+    let mut agent = Start::agent()?.registered(&server, "only").start().await?;
+    fleet::all_up(&server, &["only"]).await?;
+    let mut tree = TestTree::v2()?;
+    tree.make("a/b")?;
+    tree.work_in("a")?;
+    let expect = [tree.path(""), tree.path("a"), tree.path("a/b")];
+    wait::until("the tree's rows", PATIENCE, || async {
+        let (rows, _) = latest(&server, tree.path("")).await?;
+        Ok(rows.iter().map(|row| &row.path).eq(&expect).then_some(()))
+    })
+    .await?;
+    let (none, tick) = latest(&server, tree.path("none")).await?;
+    assert!(none.is_empty() && tick.tick_at.is_some(), "{tick:?}");
+    agent.kill_9()?;
+    let (rows, tick) = wait::until("that the last tick is stored", PATIENCE, || async {
+        let (rows, tick) = latest(&server, tree.path("")).await?;
+        let hosts = fleet::hosts(&server).await?;
+        ensure!(hosts[0].ingest_lag.is_some(), "{hosts:?}");
+        Ok((hosts[0].last_tick_at == tick.tick_at).then_some((rows, tick)))
+    })
+    .await?;
+    ensure!(rows.len() == 3 && rows.iter().all(|row| row.cpu.is_some()), "{rows:?}");
+    server.kill_9()?;
+    server.start_again().await?;
+    assert_eq!(latest(&server, tree.path("")).await?, (rows, tick));
+    Ok(())
+}
+
 /// Cgroups that live for less than a tick are known, with what they used.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cgroup_that_no_tick_met_has_its_last_point() -> Result<()> {
@@ -154,7 +211,8 @@ async fn a_cgroup_that_no_tick_met_has_its_last_point() -> Result<()> {
     .await?;
     let brief = sql(&server, "select count(*) from cgroup where first_tick_at = last_tick_at")?;
     println!("{brief} cgroups are in one tick alone");
-    let path = sql(&server, "select path from cgroup where path like '%/brief/%' order by cgroup_id limit 1")?;
+    let path =
+        sql(&server, "select path from cgroup where path like '%/brief/%' order by cgroup_id limit 1")?;
     let history = fleet::history(&server, "only", by_path(path)).await?;
     let last = history.points.last().and_then(|point| point.sample.as_ref());
     ensure!(last.and_then(|last| last.cpu.as_ref()?.usage_usec).is_some(), "{:?}", history.points);

@@ -94,11 +94,11 @@ pub struct ServerConfig {
     pub history_queries_max: u32,
     /// The most series that the answer to one question on the past may hold at a time, and the most cgroups that it
     /// may choose by their names; 1 to 10000000.
-    #[config(default = 100000)]
+    #[config(default = 100_000)]
     pub history_series_max: u32,
     /// The most values that the answer to one question on the past may hold at a time, about 20 bytes each; 1000 to
     /// 1000000000.
-    #[config(default = 4000000)]
+    #[config(default = 4_000_000)]
     pub history_values_max: u32,
     /// How long ticks stay as they came, once they are compacted into chunks: for the time since the last
     /// compaction they stay always. 10m to 30d.

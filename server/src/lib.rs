@@ -9,6 +9,7 @@ mod fanout;
 pub mod history;
 pub mod hosts;
 pub mod ingest;
+pub mod latest;
 pub mod private_postgres;
 mod service;
 pub mod spool;

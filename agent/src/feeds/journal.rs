@@ -33,17 +33,19 @@ impl Journal {
 
     /// Returns when the tick's line is on disk. For the walker's thread: it blocks.
     pub(super) fn note(&self, read: &Read) -> io::Result<()> {
-        let Read { sequence, boottime, samples, .. } = read;
+        let Read { sequence, boottime, rows, .. } = read;
+        let samples = rows.samples();
         let (epoch, boottime, cgroups) = (&self.epoch, boottime.as_nanos(), samples.len());
-        let line = format!("{epoch} {sequence} {boottime} {cgroups} {:08x}\n", tick_checksum(samples));
+        let checksum = tick_checksum(samples);
+        let line = format!("{epoch} {sequence} {boottime} {cgroups} {checksum:08x}\n");
         (&self.file).write_all(line.as_bytes())?;
         self.file.sync_data()
     }
 }
 
 /// A checksum of which cgroups a tick has and what was measured of each, whatever their order.
-pub fn tick_checksum(samples: &[CgroupSample]) -> u32 {
-    let mut sorted: Vec<&CgroupSample> = samples.iter().collect();
+pub fn tick_checksum<'a>(samples: impl IntoIterator<Item = &'a CgroupSample>) -> u32 {
+    let mut sorted: Vec<&CgroupSample> = samples.into_iter().collect();
     sorted.sort_by_key(|sample| (sample.hierarchy_id, sample.cgroup_id));
     let mut hasher = crc32fast::Hasher::new();
     for sample in sorted {

@@ -14,13 +14,14 @@ use std::{
 };
 
 use cgfleet_model::MetricSet;
+use cgfleet_proto::v1::WalkSummary;
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     stream::{Hearing, Read, Snapshot},
-    walker::{self, Order, Target, WalkError, WalkSpec, Walked, Walker},
+    walker::{self, Order, Rows, Target, WalkError, WalkSpec, Walker},
 };
 use feed::{Feed, Listener};
 use removals::Removals;
@@ -220,17 +221,17 @@ async fn read(shared: &Arc<Shared>, feed: &Arc<Feed>, sequence: u64) -> Result<(
     let spec = WalkSpec { order: Order::DescendantsPre, metrics, ..root };
     let reader = {
         let (shared, feed) = (Arc::clone(shared), Arc::clone(feed));
-        move |walked: Result<Walked, WalkError>, removals| {
+        move |walked: Result<(Rows, WalkSummary), WalkError>, removals| {
             // To all feeds, whatever became of this walk.
             shared.hand_out(removals);
-            let Walked { samples, summary } = walked?;
+            let (rows, summary) = walked?;
             let (before, (removed, lost)) = {
                 let mut state = lock(&feed.state);
                 (state.history.latest().cloned(), state.hand_over_removed())
             };
             let boottime = boottime.into();
             let read =
-                Read { sequence, boottime, sampled_at, metrics, samples, summary, hearing, removed, lost };
+                Read { sequence, boottime, sampled_at, metrics, rows, summary, hearing, removed, lost };
             let journal = shared.journal.as_ref().filter(|journal| journal.interval == feed.interval);
             if let Some(Err(error)) = journal.map(|journal| journal.note(&read)) {
                 return Ok(Err(error));

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use cgfleet_proto::v1::{CgroupSample, WalkEnd};
+use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
 
 use crate::{
     cgroupfs::Hierarchies,
@@ -13,7 +13,7 @@ use crate::{
 };
 
 use super::{
-    Description, WalkEngine, WalkError, WalkSpec, Walked,
+    Description, Rows, WalkEngine, WalkError, WalkSpec, Walked,
     bpf::{BpfEngine, BpfWalk},
     files::FilesEngine,
     flush::{FlushSite, FlushSpec, FlushedSubtree, Freshening},
@@ -26,6 +26,9 @@ use super::{
 pub trait Tree: fmt::Debug + Send {
     /// Answers a walk in cgroup v2. What is told to be the same for all walks is done to its answer.
     fn walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError>;
+
+    /// The same for a feed.
+    fn read(&mut self, spec: &WalkSpec) -> Result<(Rows, WalkSummary), WalkError>;
 }
 
 /// Runs walks and flushes.
@@ -132,6 +135,19 @@ impl Engine {
         }
         naming::name(&mut walked, &self.workloads, &spec.naming, limit);
         Ok(walked)
+    }
+
+    /// Walks for a feed.
+    pub(super) fn read(
+        &mut self,
+        spec: &WalkSpec,
+        freshening: &mut Freshening<'_>,
+    ) -> Result<(Rows, WalkSummary), WalkError> {
+        if let Some(tree) = &mut self.tree {
+            return tree.read(spec);
+        }
+        let Walked { samples, summary } = self.walk(spec, freshening)?;
+        Ok((Rows::Made(samples), summary))
     }
 
     /// Walks in one hierarchy.

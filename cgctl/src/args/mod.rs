@@ -71,7 +71,7 @@ pub(crate) enum Command {
     Flush(FlushArgs),
     /// Read what was stored of cgroups: ticks, or series made of them
     #[command(after_help = EXIT_CODES)]
-    History(HistoryArgs),
+    History(Box<HistoryArgs>),
     /// List the collectors of hosts, or switch them on and off
     #[command(after_help = EXIT_CODES)]
     Collectors(CollectorsArgs),

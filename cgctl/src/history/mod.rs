@@ -133,4 +133,6 @@ fn is_streamed(format: HistoryFormat) -> bool {
 }
 
 #[cfg(test)]
+mod series_tests;
+#[cfg(test)]
 mod tests;

@@ -178,7 +178,7 @@ fn axis(values: &[HistoryValue], span: Span) -> String {
     let mut marks = vec!['╌'; COLUMNS];
     for value in values {
         let Some(at) = seconds(value) else { continue };
-        let end = span.dot((at + span.step - 1).min(span.last)) / 2;
+        let end = span.dot((at + span.step).min(span.last)) / 2;
         for mark in &mut marks[span.dot(at) / 2..=end] {
             if *mark == '╌' {
                 *mark = if value.gap { '┄' } else { '─' };

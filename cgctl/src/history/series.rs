@@ -121,8 +121,11 @@ impl<W: Write> Taker for Report<W> {
     }
 }
 
+/// A column's title, and what it says of a series.
+type Label = (&'static str, fn(&HistorySeries) -> Option<String>);
+
 /// What tells series apart, but for their metric: each of these is a column where any series has it.
-pub(super) const LABELS: [(&str, fn(&HistorySeries) -> Option<String>); 8] = [
+pub(super) const LABELS: [Label; 8] = [
     ("HOST", |series| given(&series.hostname)),
     ("CGROUP_ID", |series| Some(series.cgroup_id.to_string()).filter(|_| series.cgroup_id != 0)),
     ("NAMESPACE", |series| given(&series.workload.as_ref()?.pod_namespace)),
@@ -146,7 +149,7 @@ fn given(text: &str) -> Option<String> {
 /// The labels that are shown: a cgroup is told by its path, and what runs in it is not repeated.
 pub(super) fn labels_of(series: &HistorySeries) -> Vec<Option<String>> {
     let is_of_cgroup = series.cgroup_id != 0;
-    let label = |(title, label): &(&str, fn(&HistorySeries) -> Option<String>)| {
+    let label = |(title, label): &Label| {
         let is_shown = !is_of_cgroup || matches!(*title, "HOST" | "PATH");
         label(series).filter(|_| is_shown)
     };
@@ -161,7 +164,7 @@ fn table(held: &[Held], zone: &TimeZone) -> Table {
     let mut metrics: Vec<(String, i32, String)> = Vec::new();
     // By group and step, in the order in which they came.
     let mut rows: Vec<Row> = Vec::new();
-    let mut places: HashMap<(&[Option<String>], Option<(i64, i32)>), usize> = HashMap::new();
+    let mut places = HashMap::new();
     for (held, label) in held.iter().zip(&labels) {
         let (series, known) = (&held.series, metrics.len());
         let metric = (series.metric.clone(), series.aggregation, series.unit.clone());
@@ -171,7 +174,7 @@ fn table(held: &[Held], zone: &TimeZone) -> Table {
         });
         for value in &held.values {
             let from = value.from.map(|from| (from.seconds, from.nanos));
-            let place = *places.entry((label, from)).or_insert_with(|| {
+            let place = *places.entry((label.as_slice(), from)).or_insert_with(|| {
                 rows.push(Row { label, value: *value, cells: Vec::new() });
                 rows.len() - 1
             });

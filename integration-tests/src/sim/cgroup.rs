@@ -1,5 +1,7 @@
 //! One cgroup of a simulated tree: its sample, and how it grows.
 
+use std::sync::Arc;
+
 use cgfleet_proto::v1::{CgroupSample, CpuSample, IoSample, MemorySample, PidsSample, Source};
 
 use super::activity::{Character, Growth};
@@ -11,7 +13,8 @@ const TASKS_MAX: u64 = 4915;
 
 #[derive(Debug)]
 pub(super) struct Cgroup {
-    pub(super) sample: CgroupSample,
+    /// Copied where others have it, too.
+    pub(super) sample: Arc<CgroupSample>,
     /// Its place in the tree; `None` for the root.
     pub(super) parent: Option<usize>,
     /// What it does by itself, if it is a leaf.
@@ -74,7 +77,12 @@ impl Cgroup {
             pids: Some(pids),
             ..CgroupSample::default()
         };
-        Self { sample, parent: parent.map(|(place, _)| place), character, has_changed: true }
+        Self {
+            sample: Arc::new(sample),
+            parent: parent.map(|(place, _)| place),
+            character,
+            has_changed: true,
+        }
     }
 
     /// What it has when it begins.
@@ -98,7 +106,8 @@ impl Cgroup {
     /// Counts what it did itself, or one below it did.
     pub(super) fn grow(&mut self, growth: &Growth, is_own: bool) {
         self.has_changed = true;
-        if let Some(cpu) = &mut self.sample.cpu {
+        let sample = Arc::make_mut(&mut self.sample);
+        if let Some(cpu) = &mut sample.cpu {
             add(&mut cpu.usage_usec, growth.cpu_usec);
             // A bandwidth limit is of one cgroup.
             if is_own {
@@ -107,12 +116,12 @@ impl Cgroup {
                 add(&mut cpu.throttled_usec, growth.throttled_usec);
             }
         }
-        if let Some(memory) = &mut self.sample.memory {
+        if let Some(memory) = &mut sample.memory {
             let current = memory.current_bytes.unwrap_or_default().saturating_add_signed(growth.memory_bytes);
             memory.current_bytes = Some(current);
             memory.peak_bytes = memory.peak_bytes.max(Some(current));
         }
-        if let Some(io) = &mut self.sample.io {
+        if let Some(io) = &mut sample.io {
             add(&mut io.rbytes, growth.rbytes);
             add(&mut io.wbytes, growth.wbytes);
             add(&mut io.rios, growth.rios);
@@ -120,7 +129,7 @@ impl Cgroup {
             add(&mut io.dbytes, growth.dbytes);
             add(&mut io.dios, growth.dios);
         }
-        if let Some(pids) = &mut self.sample.pids {
+        if let Some(pids) = &mut sample.pids {
             let current = pids.current.unwrap_or_default().saturating_add_signed(growth.pids);
             pids.current = Some(current);
         }

@@ -50,6 +50,8 @@ pub struct SimulatedHost {
     spec: HostSpec,
     faults: Arc<Faults>,
     state: TempDir,
+    /// In memory: hundreds of hosts have some ten thousand pods.
+    log: TempDir,
     boots: u64,
     agent: Option<Agent>,
 }
@@ -63,7 +65,8 @@ struct Agent {
 impl SimulatedHost {
     /// Starts it, in the runtime of whoever calls this.
     pub fn start(spec: HostSpec) -> Result<Self> {
-        let mut host = Self { spec, faults: Arc::default(), state: state_dir()?, boots: 0, agent: None };
+        let log = tempfile::Builder::new().prefix("cgfleet-test-").tempdir_in("/dev/shm")?;
+        let mut host = Self { spec, faults: Arc::default(), state: state_dir()?, log, boots: 0, agent: None };
         host.boot()?;
         Ok(host)
     }
@@ -113,7 +116,7 @@ impl SimulatedHost {
         // Another boot's cgroups are others, and so are its ids.
         let seed = self.spec.tree.seed.wrapping_add(boot << 32);
         let tree = Tree::new(TreeSpec { seed, ..self.spec.tree });
-        let kubelet_log_dir = self.state.path().join(format!("log-{boot}"));
+        let kubelet_log_dir = self.log.path().join(format!("log-{boot}"));
         let kubelet = Kubelet::new(kubelet_log_dir.clone())?;
         let tree = LivingTree::new(tree, kubelet, Arc::clone(&self.faults))?;
         let state_dir = self.state.path().join("state");

@@ -1,7 +1,7 @@
 //! A tree of cgroups as a Kubernetes node has it, that counts and churns as time is given to it. Pure: the same seed
 //! and the same times give the same tree.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use cgfleet_model::Metric;
 use cgfleet_proto::v1::CgroupSample;
@@ -111,7 +111,12 @@ impl Tree {
 
     /// Every cgroup, a parent before its children.
     pub fn samples(&self) -> impl ExactSizeIterator<Item = &CgroupSample> {
-        self.cgroups.iter().map(|cgroup| &cgroup.sample)
+        self.cgroups.iter().map(|cgroup| &*cgroup.sample)
+    }
+
+    /// The same, shared: what did not change since this was asked last is the same one.
+    pub fn shared(&self) -> Vec<Arc<CgroupSample>> {
+        self.cgroups.iter().map(|cgroup| Arc::clone(&cgroup.sample)).collect()
     }
 
     /// Of how many something changed in the last step.
@@ -187,7 +192,7 @@ impl Tree {
         let place = parent.map_or(0, |parent| self.end_of(parent));
         let character = is_leaf.then(|| Character::new(&mut self.rng));
         let growth = character.as_ref().map(Cgroup::first_growth);
-        let above = parent.map(|parent| (parent, &self.cgroups[parent].sample));
+        let above = parent.map(|parent| (parent, &*self.cgroups[parent].sample));
         let cgroup = Cgroup::new(self.next_id, path, above, character);
         self.next_id += 1;
         for later in &mut self.cgroups[place..] {

@@ -7,7 +7,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use cgfleet_agent::walker::{self, Order, Target, WalkError, WalkSpec, Walked};
+use cgfleet_agent::walker::{self, Order, Rows, Target, WalkError, WalkSpec, Walked};
 use cgfleet_model::MetricSet;
 use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkEngine, WalkSummary};
 
@@ -106,28 +106,52 @@ impl LivingTree {
         }
         Ok((samples, WalkEnd::Complete))
     }
+
+    /// What befalls each walk.
+    fn suffer(&self) -> Result<(), WalkError> {
+        thread::sleep(self.faults.walk_delay());
+        let failed = || failed(io::ErrorKind::Interrupted.into());
+        if self.faults.takes_walk() { Err(failed()) } else { Ok(()) }
+    }
+}
+
+fn failed(source: io::Error) -> WalkError {
+    WalkError::Reopen { path: "/".to_owned(), source }
+}
+
+/// What is told of a walk.
+fn summary(began_at: Instant, rows: usize, end: WalkEnd) -> WalkSummary {
+    let took = began_at.elapsed();
+    WalkSummary {
+        engine: WalkEngine::Unlocked.into(),
+        end: end.into(),
+        cgroups_visited: rows as u64,
+        walk_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+        read_at: Some((SystemTime::now() - took).into()),
+        ..WalkSummary::default()
+    }
 }
 
 impl walker::Tree for LivingTree {
     fn walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError> {
-        let (began_at, read_at) = (Instant::now(), SystemTime::now());
-        thread::sleep(self.faults.walk_delay());
-        let failed = |source| WalkError::Reopen { path: "/".to_owned(), source };
-        if self.faults.takes_walk() {
-            return Err(failed(io::ErrorKind::Interrupted.into()));
-        }
-        if spec.order == Order::DescendantsPre && spec.target == Target::v2_root() {
-            self.live_on().map_err(failed)?;
+        let began_at = Instant::now();
+        self.suffer()?;
+        let (samples, end) = self.visit(spec)?;
+        let summary = summary(began_at, samples.len(), end);
+        Ok(Walked { samples, summary })
+    }
+
+    fn read(&mut self, spec: &WalkSpec) -> Result<(Rows, WalkSummary), WalkError> {
+        let began_at = Instant::now();
+        self.suffer()?;
+        self.live_on().map_err(failed)?;
+        if self.metrics.without(spec.metrics).is_empty() {
+            let samples = self.tree.shared();
+            let summary = summary(began_at, samples.len(), WalkEnd::Complete);
+            return Ok((Rows::Shared(samples), summary));
         }
         let (samples, end) = self.visit(spec)?;
-        let summary = WalkSummary {
-            engine: WalkEngine::Unlocked.into(),
-            end: end.into(),
-            cgroups_visited: samples.len() as u64,
-            walk_ns: u64::try_from(began_at.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            read_at: Some(read_at.into()),
-            ..WalkSummary::default()
-        };
-        Ok(Walked { samples, summary })
+        let summary = summary(began_at, samples.len(), end);
+        Ok((Rows::Made(samples), summary))
     }
 }

@@ -6,9 +6,9 @@ use anyhow::Result;
 use cgfleet_proto::v1::{
     AgentServiceFlushRequest, CgroupOrder, CgroupTarget, CollectorState, ErrorReason,
     FleetServiceFlushRequest, FleetServiceListCollectorsRequest, FleetServiceSetCollectorRequest,
-    HierarchyJoin, Host, HostError, HostSelector, ListHostsRequest, QueryHistoryRequest, QueryRequest,
-    RegisterHostRequest, SubscribeRequest, SubscribeSpec, WalkEngine, WalkRequest, WalkSpec,
-    host_result::Outcome,
+    HierarchyJoin, HistoryCgroups, Host, HostError, HostSelector, ListHostsRequest, QueryHistoryRequest,
+    QueryRequest, RegisterHostRequest, SubscribeRequest, SubscribeSpec, WalkEngine, WalkRequest, WalkSpec,
+    WorkloadFilter, host_result::Outcome,
 };
 use cgfleet_rpc::wire_error::reason_of;
 use integration_tests::{
@@ -337,6 +337,8 @@ fn bad_pasts() -> Vec<(QueryHistoryRequest, Refusal<'static>)> {
     let root = || of(by_path("/"));
     let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
     let both = CgroupTarget { cgroup_id: 7, ..by_path("/a") };
+    let lasting = |seconds, nanos| Some(Duration { seconds, nanos });
+    let series = |cgroups| QueryHistoryRequest { target: None, cgroups: Some(cgroups), ..root() };
     let unknown = (Code::NotFound, ErrorReason::HostUnknown, &["\"nobody\"", "`cgctl hosts`"][..]);
     vec![
         (QueryHistoryRequest { host: "nobody".to_owned(), ..root() }, unknown),
@@ -355,5 +357,53 @@ fn bad_pasts() -> Vec<(QueryHistoryRequest, Refusal<'static>)> {
             invalid(&["since", "1970-01-01T00:00:02Z", "a moment before until (1970-01-01T00:00:01Z)"]),
         ),
         (QueryHistoryRequest { since: at(i64::MIN), ..root() }, invalid(&["since"])),
+        (
+            QueryHistoryRequest { hosts: Some(HostSelector { all: true, ..<_>::default() }), ..root() },
+            invalid(&["host", "\"web-1\"", "not both"]),
+        ),
+        (
+            QueryHistoryRequest { cgroups: Some(HistoryCgroups::default()), ..root() },
+            invalid(&["cgroups", "not both"]),
+        ),
+        (
+            series(HistoryCgroups { path_glob: "a*".to_owned(), ..<_>::default() }),
+            invalid(&["cgroups.path_glob", "\"a*\"", "begins with / or *"]),
+        ),
+        (
+            series(HistoryCgroups { subtree: "a".to_owned(), ..<_>::default() }),
+            invalid(&["cgroups.subtree", "\"a\"", "begins with /"]),
+        ),
+        (
+            series(HistoryCgroups {
+                workload: Some(WorkloadFilter { unit: "ssh".to_owned(), ..<_>::default() }),
+                ..<_>::default()
+            }),
+            invalid(&["cgroups.workload.unit", "\"ssh\"", "a systemd unit"]),
+        ),
+        (QueryHistoryRequest { step: lasting(0, 0), ..root() }, invalid(&["step", "whole seconds", "1s to"])),
+        (QueryHistoryRequest { step: lasting(1, 5), ..root() }, invalid(&["step", "whole seconds"])),
+        (QueryHistoryRequest { step: lasting(i64::MAX, 0), ..root() }, invalid(&["step", "31622400s"])),
+        (QueryHistoryRequest { aggregation: 99, ..root() }, invalid(&["aggregation", "\"99\""])),
+        (
+            QueryHistoryRequest { group_by: vec![3], ..root() },
+            invalid(&["group_by", "with step or aggregation"]),
+        ),
+        (QueryHistoryRequest { top: 3, ..root() }, invalid(&["top", "\"3\"", "with step or aggregation"])),
+        (
+            QueryHistoryRequest { group_by: vec![0], step: lasting(60, 0), ..root() },
+            invalid(&["group_by", "\"0\"", "other than HISTORY_GROUP_BY_UNSPECIFIED"]),
+        ),
+        (
+            QueryHistoryRequest { group_by: vec![1, 2], step: lasting(60, 0), ..root() },
+            invalid(&["group_by", "\"1\"", "HISTORY_GROUP_BY_NOTHING alone"]),
+        ),
+        (
+            QueryHistoryRequest { top: 10_001, step: lasting(60, 0), ..root() },
+            invalid(&["top", "\"10001\"", "0 to 10000"]),
+        ),
+        (
+            QueryHistoryRequest { aggregation: 6, read_mask: Some(reading("memory")), ..root() },
+            invalid(&["read_mask", "\"memory\"", "a counter, with RATE"]),
+        ),
     ]
 }

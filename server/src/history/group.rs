@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cgfleet_model::{Metric, Origin};
+use cgfleet_model::{Metric, MetricGroup};
 use uuid::Uuid;
 
 use crate::store::{CgroupIdentity, WorkloadNames};
@@ -82,13 +82,22 @@ pub enum Counts {
     NotOnRoot,
 }
 
+/// What the real root has: of the other files the kernel says that they are not on the root (CFTYPE_NOT_ON_ROOT in
+/// mm/memcontrol.c, kernel/cgroup/pids.c).
+const ON_ROOT: [MetricGroup; 7] = [
+    MetricGroup::Cpu,
+    MetricGroup::MemoryStat,
+    MetricGroup::Io,
+    MetricGroup::Reclaim,
+    MetricGroup::Attach,
+    MetricGroup::Runqueue,
+    MetricGroup::BlockIo,
+];
+
 impl Counts {
     /// Whether a metric of the cgroup counts.
     pub(super) fn of(self, metric: Metric) -> bool {
-        let is_on_root = match metric.info().origin {
-            Origin::Files { v2, .. } => v2.is_on_root,
-            Origin::Collector(_) => true,
-        };
+        let is_on_root = ON_ROOT.contains(&metric.info().group);
         match self {
             Self::Always => true,
             Self::OnRoot => is_on_root,

@@ -232,10 +232,10 @@ impl HostSeries {
         let slots = self.slots[series * self.measures.len() + measure]
             .get_or_insert_with(|| Slots::new(what, self.steps.count()));
         let taken = if what.is_of_growth() {
-            let Some((before_at, before)) = before.filter(|(at, _)| *at >= self.steps.since() - LOOKBACK)
-            else {
-                return;
+            let is_neighbour = |before: &(i64, u64)| {
+                before.0 >= self.steps.since() - LOOKBACK && !is_torn(&self.gaps, before.0, at)
             };
+            let Some((before_at, before)) = before.filter(is_neighbour) else { return };
             let Some(grown) = value.checked_sub(before) else {
                 (state.now.reset, state.range.reset) = (true, true);
                 slots.steps[step].reset = true;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    fmt, mem,
+    fmt,
     time::{Duration, SystemTime},
 };
 
@@ -18,10 +18,13 @@ use super::{
     IngestHandle, Step, TickClock, TickId, step,
     writer::{Outcome, Taken},
 };
-use crate::store::{
-    CgroupIdentity, Cursor, Fence, GoneCgroup, OpenedStream, StoreError, TickRow,
-    codec::{CgroupKey, CodecError, EncodedHead, Frame, HeadEncoder},
-    same_utc_hour,
+use crate::{
+    latest::{LatestTick, SharedTick, TickMoment, TickRows},
+    store::{
+        CgroupIdentity, Cursor, Fence, GoneCgroup, OpenedStream, StoreError, TickRow,
+        codec::{CgroupKey, CodecError, EncodedHead, Frame},
+        same_utc_hour, truncate_to_usec,
+    },
 };
 
 /// The most ticks from one keyframe to the next. More make smaller rows and slower reads.
@@ -132,12 +135,10 @@ pub struct HostIngest {
     cursor: Option<Cursor>,
     /// Of the stream.
     clock: Option<TickClock>,
-    /// Builds upon the last tick that was submitted: whatever is under way is stored in order, or what is behind
-    /// it is fenced.
-    encoder: HeadEncoder,
+    /// The last tick that was submitted, upon which the next is built: whatever is under way is stored in order, or
+    /// what is behind it is fenced.
+    latest: SharedTick,
     deltas_since_keyframe: u32,
-    /// Cgroups that the last tick has, though they were removed before it: with what they used in their life.
-    departed: Vec<CgroupKey>,
     underway: VecDeque<Underway>,
 }
 
@@ -170,9 +171,8 @@ impl HostIngest {
             fence: opened.fence,
             cursor: opened.cursor,
             clock: None,
-            encoder: HeadEncoder::default(),
+            latest: SharedTick::default(),
             deltas_since_keyframe: 0,
-            departed: Vec::new(),
             underway: VecDeque::new(),
         }
     }
@@ -180,6 +180,11 @@ impl HostIngest {
     /// The host's last tick, stored or under way.
     pub fn cursor(&self) -> Option<Cursor> {
         self.cursor
+    }
+
+    /// The host's last tick, as it is submitted from now on.
+    pub fn latest(&self) -> SharedTick {
+        self.latest.clone()
     }
 
     /// Says that the next tick is the first of another stream.
@@ -232,19 +237,20 @@ impl HostIngest {
         let Step::Append { next, gap, new_epoch } = step(self.cursor.as_ref(), id, tick.missed) else {
             return Ok(false);
         };
+        let latest = self.latest.clone();
+        let mut latest = latest.lock();
         if new_epoch {
             // Perhaps of another boot: nothing that is known of the host's cgroups holds.
-            self.encoder.reset();
+            latest.forget();
         }
         let (host_id, sequence) = (self.host_id, tick.sequence);
-        let is_fresh = !self.encoder.has_base();
+        let is_fresh = !latest.is_known();
         if is_fresh && !tick.is_whole {
             return Err(IngestError::NothingToChange { host_id, sequence });
         }
         let frame = self.frame_for(tick_at, gap.is_some());
-        let departed = mem::take(&mut self.departed);
-        let (encoded, rows, ends) = self
-            .encode(tick, &departed, frame)
+        let departed = latest.departed().to_vec();
+        let (encoded, rows, ends) = advance(&mut latest, tick, tick_at, frame)
             .map_err(|source| IngestError::Encode { host_id, agent_epoch: id.epoch, sequence, source })?;
         let life = Life { tick_at, before: last_tick_at.unwrap_or(tick_at), ends, departed };
         self.deltas_since_keyframe = match encoded.frame {
@@ -285,44 +291,47 @@ impl HostIngest {
         self.underway.push_back(Underway { outcome, agent_epoch, sequence, tick_at, gap });
     }
 
-    /// Encodes the tick. A cgroup whose removal was seen is in the tick that tells of it, with what it had in the
-    /// end, and leaves with the next.
-    fn encode(
-        &mut self,
-        tick: Tick,
-        departed: &[CgroupKey],
-        frame: Frame,
-    ) -> Result<(EncodedHead, Rows, Vec<RemovalNote>), CodecError> {
-        let Tick { boot_id, sampled_at, is_whole, mut samples, removed, .. } = tick;
-        let mut gone = departed.to_vec();
-        let mut ends = Vec::with_capacity(removed.len());
-        for RemovedCgroup { sample, created_at, removed_at, .. } in removed {
-            let Some(sample) = sample else { continue };
-            let key = CgroupKey::of(&sample);
-            let has_last_point = removed_at.is_some();
-            let created_at = created_at.and_then(|at| SystemTime::try_from(at).ok());
-            ends.push(RemovalNote { key, created_at, has_last_point });
-            if has_last_point {
-                self.departed.push(key);
-                samples.push(sample);
-            } else {
-                gone.push(key);
-            }
-        }
-        let encoded = if is_whole {
-            self.encoder.encode(&samples, frame)
-        } else {
-            self.encoder.encode_changes(&samples, &gone, frame)
-        };
-        Ok((encoded?, Rows { boot_id, sampled_at, samples }, ends))
-    }
-
     /// A new stream and a new epoch need no rule here: their encoder has nothing to build upon.
     fn frame_for(&self, tick_at: SystemTime, after_gap: bool) -> Frame {
         let same_partition = self.cursor.is_some_and(|last| same_utc_hour(last.last_tick_at, tick_at));
         let keyframe_due = self.deltas_since_keyframe + 1 >= KEYFRAME_TICKS;
         if after_gap || keyframe_due || !same_partition { Frame::Keyframe } else { Frame::Delta }
     }
+}
+
+/// Makes the host's last tick this one. A cgroup whose removal was seen is in the tick that tells of it, with what it
+/// had in the end, and leaves with the next.
+fn advance(
+    latest: &mut LatestTick,
+    tick: Tick,
+    tick_at: SystemTime,
+    frame: Frame,
+) -> Result<(EncodedHead, Rows, Vec<RemovalNote>), CodecError> {
+    let Tick { agent_epoch, sequence, boot_id, is_whole, mut samples, removed, .. } = tick;
+    // As it is read back.
+    let sampled_at = truncate_to_usec(tick.sampled_at);
+    let (mut gone, mut departed) = (latest.departed().to_vec(), Vec::new());
+    let mut ends = Vec::with_capacity(removed.len());
+    for RemovedCgroup { sample, created_at, removed_at, .. } in removed {
+        let Some(sample) = sample else { continue };
+        let key = CgroupKey::of(&sample);
+        let has_last_point = removed_at.is_some();
+        let created_at = created_at.and_then(|at| SystemTime::try_from(at).ok());
+        ends.push(RemovalNote { key, created_at, has_last_point });
+        if has_last_point {
+            departed.push(key);
+            samples.push(sample);
+        } else {
+            gone.push(key);
+        }
+    }
+    let rows = match is_whole {
+        true => TickRows::Whole(&samples),
+        false => TickRows::Changes { changed: &samples, removed: &gone },
+    };
+    let moment = TickMoment { agent_epoch, sequence, boot_id, tick_at, sampled_at };
+    let encoded = latest.advance(moment, rows, departed, frame)?;
+    Ok((encoded, Rows { boot_id, sampled_at, samples }, ends))
 }
 
 /// What a tick has of cgroups.

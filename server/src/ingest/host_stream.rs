@@ -86,6 +86,7 @@ impl HostStream {
                     // Not read while there is no room: then the agent waits too, and keeps what it can.
                     tick = ticks.next(), if ingest.has_room() => {
                         ingest.submit(tick?)?;
+                        self.host.set_latest(ingest.latest());
                     }
                 }
             }

@@ -263,8 +263,11 @@ impl IngestWriter {
             let written = tokio::select! {
                 written = &mut writing => written,
                 () = sleep(self.spool_after) => {
-                    let waited = format!("no tick was stored within {:?} (spool_after)", self.spool_after);
-                    self.attempts.health.failed(&waited, batch.len());
+                    if !self.attempts.health.is_failing() {
+                        // It fails, or it does not even answer.
+                        let waited = format!("no tick was stored within {:?} (spool_after)", self.spool_after);
+                        self.attempts.health.failed(&waited, batch.len());
+                    }
                     // Whether the attempt under way stores it too does not matter: the cursor lets one pass.
                     match spool.append(batch.rows()).await {
                         Ok(()) => return Some(spooled()),

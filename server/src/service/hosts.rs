@@ -121,6 +121,7 @@ fn status(fleet: &Fleet, host: &Host) -> HostStatus {
         state: if up { HostState::Up } else { HostState::Lost }.into(),
         heartbeat_at: host.heartbeat_at().map(Into::into),
         last_tick_at: host.last_tick_at().map(Into::into),
+        ingest_lag: host.ingest_lag().and_then(|lag| lag.try_into().ok()),
         backlog: Some(host_backlog(fleet.ingest.backlog_of(host.host_id()))),
         host: Some(WireHost {
             host_id: record.host_id.to_string(),

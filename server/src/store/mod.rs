@@ -12,6 +12,7 @@ mod database;
 mod error;
 mod history;
 mod hosts;
+mod latest;
 mod partitions;
 mod reader_role;
 mod retention;
@@ -36,6 +37,7 @@ pub use self::{
         StoredCgroup, TierRead, WorkloadNames, is_rolled_up,
     },
     hosts::{HostRecord, StoredHost},
+    latest::StoredTick,
     partitions::{Partition, Tier},
     retention::{DropOutcome, StoredPartition},
     rollups::{COUNTERS, GAUGES, GaugeRollup, HourRow, MinuteRow, StoredMinutes},

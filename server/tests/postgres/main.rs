@@ -6,6 +6,7 @@ mod compaction;
 mod external;
 mod fixture;
 mod heads;
+mod history;
 mod ingest;
 mod interrupting_proxy;
 mod private_postgres;

@@ -15,7 +15,7 @@ use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
 use proptest::prelude::*;
 
 use super::{Choice, CounterForm, Followed, Follower, Hearing, History, Read, Snapshot, Step};
-use crate::walker::{Removed, RemovedValues};
+use crate::walker::{Removed, RemovedValues, Rows};
 use events::{Event, HowRemoved, Seen, seen};
 
 /// Cases of each property; together more than 100,000.
@@ -148,7 +148,7 @@ impl World {
             boottime: Duration::from_secs(self.sequence),
             sampled_at: SystemTime::UNIX_EPOCH,
             metrics: METRICS.into_iter().collect(),
-            samples: self.live[..met].to_vec(),
+            rows: Rows::Made(self.live[..met].to_vec()),
             summary,
             hearing: Hearing::Episode(1),
             removed: std::mem::take(&mut self.removed),

@@ -1,7 +1,7 @@
 //! `cgctl history export`: an answer as a file. It is written as it comes, beside the file's place, and put there
 //! when it is whole.
 
-mod parquet;
+pub(super) mod parquet;
 
 use std::{
     fs::{self, File},

@@ -58,7 +58,7 @@ impl<T> Cells<T> {
 }
 
 /// Writes an answer.
-pub(super) struct Export<W: Write + Send> {
+pub(in crate::history) struct Export<W: Write + Send> {
     writer: Option<SerializedFileWriter<W>>,
     columns: Vec<Column>,
     /// Of ticks; series have none.
@@ -72,7 +72,7 @@ pub(super) struct Export<W: Write + Send> {
 
 impl<W: Write + Send> Export<W> {
     /// A row a tick and cgroup, a column a metric.
-    pub(super) fn of_points(out: W, metrics: Vec<Metric>) -> Result<Self, Error> {
+    pub(in crate::history) fn of_points(out: W, metrics: Vec<Metric>) -> Result<Self, Error> {
         let mut fields = vec![
             field("tick_at", Field::Moment),
             field("host_id", Field::Text),
@@ -85,7 +85,7 @@ impl<W: Write + Send> Export<W> {
     }
 
     /// A row a step and series.
-    pub(super) fn of_series(out: W) -> Result<Self, Error> {
+    pub(in crate::history) fn of_series(out: W) -> Result<Self, Error> {
         let texts = [
             "path",
             "pod_namespace",

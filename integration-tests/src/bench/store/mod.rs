@@ -1,15 +1,19 @@
 //! Scenario `store`: what a server stores of a hundred simulated hosts and what that costs, beside psql's copy into a
 //! wide table, how much disk it takes, beside VictoriaMetrics, and how soon it is read.
 
+mod disk;
+mod fill;
 mod live;
 mod psql;
+mod queries;
+mod recorded;
 mod usage;
 mod victoria;
 mod wide;
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use self::{
     live::{CGROUPS, HOSTS, Measured, SimulatedFleet},
@@ -42,11 +46,94 @@ struct Load {
 }
 
 const LOADS: [Load; 2] = [
-    Load { name: "10 % changing", changing: 0.1, intervals_ms: &[1000, 500, 200, 100, 67, 48], judged: true },
-    Load { name: "100 % changing", changing: 1.0, intervals_ms: &[2000, 1000, 500, 333, 250], judged: false },
+    Load { name: "10 % changing", changing: 0.1, intervals_ms: &[200, 100, 67, 48], judged: true },
+    Load { name: "100 % changing", changing: 1.0, intervals_ms: &[1000, 500, 333, 250], judged: false },
 ];
 
+/// Of the data on disk: hosts, and hours of each.
+const DISK_HOSTS: u64 = 2;
+const DISK_HOURS: u32 = 24;
+const QUICK_HOURS: u32 = 2;
+/// How long this host is recorded.
+const RECORDED_SECONDS: usize = 360;
+const QUICK_SECONDS: usize = 30;
+/// A cgroup that is there at all times.
+const ONE_CGROUP: &str = "/system.slice";
+
 pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
+    let mut rows = live_rows(bench)?;
+    rows.extend(synthetic_rows(bench)?);
+    rows.extend(recorded_rows(bench)?);
+    Ok(rows)
+}
+
+/// Of one server: the disk that hours of simulated hosts take, and how soon they are read.
+fn synthetic_rows(bench: &Bench) -> Result<Vec<Row>> {
+    let mut server = live::start_server(bench)?;
+    let wide = WideTable::new(&Psql::of(&server))?;
+    let hours = if bench.quick { QUICK_HOURS } else { DISK_HOURS };
+    let ticks = usize::try_from(hours)? * 360;
+    let first_at = disk::hours_ago(hours)?;
+    let name = format!("synthetic, {DISK_HOSTS} hosts x {CGROUPS} cgroups, {hours} h at 10 s");
+    let host = |seed| -> (String, Box<dyn Iterator<Item = _>>) {
+        (format!("disk-{seed}"), Box::new(disk::synthetic(seed, CGROUPS).take(ticks)))
+    };
+    let data = disk::Data { name: &name, hosts: (0..DISK_HOSTS).map(host).collect(), first_at };
+    let mut copy = wide.begin()?;
+    let mut rows = disk::measure(bench, &server, data, Some(&mut copy))?;
+    let (samples, took) = copy.finish()?;
+    println!("{samples} samples copied in {took:.2?}");
+    let wide_bytes = wide.psql().table_bytes("wide")?;
+    #[allow(clippy::cast_precision_loss, reason = "some millions")]
+    let bytes = wide_bytes / samples as f64;
+    rows.push(
+        Figure::new(format!("{name}: a wide table, with its index"), "bytes a sample", vec![bytes]).row(),
+    );
+    let until = queries::store_many_hosts(bench, &server, &wide)?;
+    bench.block_on(server.stop())?;
+    bench.block_on(server.start_again())?;
+    let first = disk::synthetic(0, CGROUPS).next().unwrap_or_default();
+    let cgroup = first.iter().find(|sample| sample.path == ONE_CGROUP).context("no such cgroup")?;
+    let stored = queries::Stored {
+        hostname: "disk-0",
+        path: ONE_CGROUP,
+        cgroup_id: cgroup.cgroup_id,
+        since: first_at,
+        hours,
+    };
+    rows.extend(queries::measure(bench, &server, &wide, &stored, until)?);
+    Ok(rows)
+}
+
+/// Of another server: the disk that a recorded stream of this host takes.
+fn recorded_rows(bench: &Bench) -> Result<Vec<Row>> {
+    let recorded = recorded::record(bench, if bench.quick { QUICK_SECONDS } else { RECORDED_SECONDS })?;
+    let ticks = recorded::stretched(&recorded);
+    let metrics: usize = ticks
+        .iter()
+        .flatten()
+        .map(|sample| {
+            cgfleet_model::MetricSet::all().iter().filter(|metric| sample.metric(*metric).is_some()).count()
+        })
+        .sum();
+    let samples: usize = ticks.iter().map(Vec::len).sum();
+    let name = format!(
+        "recorded, this host's {} cgroups with {} metrics each, {} ticks at 10 s",
+        samples / ticks.len().max(1),
+        metrics / samples.max(1),
+        ticks.len()
+    );
+    let server = live::start_server(bench)?;
+    let data = disk::Data {
+        name: &name,
+        hosts: vec![("recorded".to_owned(), Box::new(ticks.into_iter()))],
+        first_at: disk::hours_ago(1)?,
+    };
+    disk::measure(bench, &server, data, None)
+}
+
+/// Of a server that hosts stream to.
+fn live_rows(bench: &Bench) -> Result<Vec<Row>> {
     let server = live::start_server(bench)?;
     let psql = Psql::of(&server);
     let wide = WideTable::new(&psql)?;
@@ -72,7 +159,7 @@ fn measure(bench: &Bench, server: &Daemon, psql: &Psql, load: &Load) -> Result<M
         if at > 0 {
             fleet.change(bench, *interval, load.changing)?;
         }
-        live::settle(bench, psql)?;
+        live::settle(bench, psql, *interval)?;
         let measured = live::measure(bench, server, Duration::from_secs(trial))?;
         measured.print(&format!("{}, every {interval:?}", load.name));
         if measured.missing > 0.01 * measured.ticks || measured.lag_p99 > LAG_REACH {
@@ -82,7 +169,7 @@ fn measure(bench: &Bench, server: &Daemon, psql: &Psql, load: &Load) -> Result<M
     }
     if chosen + 1 < intervals.len() {
         fleet.change(bench, intervals[chosen], load.changing)?;
-        live::settle(bench, psql)?;
+        live::settle(bench, psql, intervals[chosen])?;
     }
     let measured = live::measure(bench, server, Duration::from_secs(length))?;
     measured.print(&format!("{}, every {:?}, for {length} s", load.name, intervals[chosen]));

@@ -82,9 +82,4 @@ impl Psql {
             "select coalesce(sum(pg_total_relation_size(relid)), 0) from pg_partition_tree('{table}')"
         ))
     }
-
-    /// Bytes of write-ahead log that were ever written.
-    pub(super) fn wal_bytes(&self) -> Result<f64> {
-        self.number("select pg_current_wal_lsn() - '0/0'")
-    }
 }

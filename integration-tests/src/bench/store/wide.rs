@@ -1,8 +1,9 @@
 //! The baseline: samples into a wide table by psql's `\copy` in binary, with an index on host, cgroup and time.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufWriter, Write},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -28,13 +29,15 @@ pub(super) struct WideTable {
 }
 
 impl WideTable {
-    /// Makes it beside the server's database. Hosts are small numbers, which is kind to it.
+    /// Makes it beside the server's database. Hosts are small numbers, which is kind to it. Nobody vacuums it while
+    /// others are measured: that would write to the log that is theirs, too.
     pub(super) fn new(server: &Psql) -> Result<Self> {
         let psql = server.beside("wide")?;
         let columns = METRICS.iter().map(|metric| format!("{} bigint", column(metric.name())));
         let columns: Vec<String> = columns.collect();
         psql.run(&format!(
-            "create table wide (host integer not null, cgroup_id bigint not null, ts timestamptz not null, {})",
+            "create table wide (host integer not null, cgroup_id bigint not null, ts timestamptz not null, {})
+             with (autovacuum_enabled = off)",
             columns.join(", ")
         ))?;
         psql.run("create index wide_by_cgroup on wide (host, cgroup_id, ts)")?;
@@ -47,6 +50,14 @@ impl WideTable {
         &self.psql
     }
 
+    /// Rows for one copy.
+    pub(super) fn begin(&self) -> Result<WideCopy<'_>> {
+        let path = self.directory.path().join("rows");
+        let mut file = BufWriter::new(File::create(&path)?);
+        file.write_all(HEADER)?;
+        Ok(WideCopy { table: self, path, file, samples: 0 })
+    }
+
     /// Copies these trees' next ticks, one transaction for all; how many samples, and how long psql took.
     pub(super) fn copy(
         &self,
@@ -54,26 +65,50 @@ impl WideTable {
         ticks: usize,
         clock: &mut Clock,
     ) -> Result<(u64, Duration)> {
-        let path = self.directory.path().join("rows");
-        let mut file = BufWriter::new(File::create(&path)?);
-        file.write_all(HEADER)?;
-        let mut samples = 0;
+        let mut copy = self.begin()?;
         for _ in 0..ticks {
             let at = clock.next();
             for (host, tree) in (0_i32..).zip(&mut *trees) {
-                for sample in tree.samples() {
-                    write_row(&mut file, host, sample, at)?;
-                    samples += 1;
-                }
+                copy.add(host, at, tree.samples())?;
                 tree.step(clock.interval);
             }
         }
-        file.write_all(&TRAILER)?;
-        file.into_inner()?.sync_all()?;
-        let copy = format!("\\copy wide from '{}' with (format binary)", path.display());
-        let (copied, took) = timed(|| self.psql.run(&copy));
+        copy.finish()
+    }
+}
+
+/// One copy, before it is made.
+pub(super) struct WideCopy<'a> {
+    table: &'a WideTable,
+    path: PathBuf,
+    file: BufWriter<File>,
+    samples: u64,
+}
+
+impl WideCopy<'_> {
+    /// Adds a host's tick, at this time in microseconds since the Unix epoch.
+    pub(super) fn add<'s>(
+        &mut self,
+        host: i32,
+        at_usec: i64,
+        samples: impl Iterator<Item = &'s CgroupSample>,
+    ) -> Result<()> {
+        for sample in samples {
+            write_row(&mut self.file, host, sample, at_usec)?;
+            self.samples += 1;
+        }
+        Ok(())
+    }
+
+    /// Has psql copy; how many samples, and how long that took.
+    pub(super) fn finish(mut self) -> Result<(u64, Duration)> {
+        self.file.write_all(&TRAILER)?;
+        self.file.into_inner()?.sync_all()?;
+        let copy = format!("\\copy wide from '{}' with (format binary)", self.path.display());
+        let (copied, took) = timed(|| self.table.psql.run(&copy));
         copied?;
-        Ok((samples, took))
+        fs::remove_file(&self.path)?;
+        Ok((self.samples, took))
     }
 }
 

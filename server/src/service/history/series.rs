@@ -244,7 +244,7 @@ impl Pass<'_> {
             // Pages end with hours, as windows of chunks do.
             let end = since.saturating_add(length).div_euclid(HOUR).saturating_mul(HOUR);
             let until = end.max(since + HOUR.min(length)).min(steps.until());
-            let page = SeriesPage { since, until, is_first: since == steps.since(), tier, measures };
+            let page = SeriesPage { since, until, is_first: since == steps.since(), tier, measures, steps };
             let read = self.store.read_series(hosts, page).await.map_err(read_error)?;
             hosts = read.hosts;
             out.progress.read(read.tiers);

@@ -24,7 +24,7 @@ pub(super) async fn answer(
         // A host without any of the cgroups has nothing to say; one that was asked for by name says its gaps.
         let Some(of_host) = cgroups.remove(&host_id) else { continue };
         let identities = of_host.into_iter().map(|cgroup| cgroup.identity).collect();
-        let mut reader = store.history(host_id, identities, question.range);
+        let mut reader = store.history(host_id, identities, question.range).of(question.metrics);
         let empty =
             || HistoryPoints { points: Vec::new(), host_id: host_id.to_string(), hostname: hostname.clone() };
         while let Some(page) = reader.next_page().await? {

@@ -119,7 +119,7 @@ pub(super) async fn read_minutes(
         rows += read(snapshot, hosts, statement, since, untils, |host, row| {
             let from = micros_of(row, 3)?;
             let present = row.try_get::<i64, _>(4)?.cast_unsigned();
-            minutes_of(host, measures, from, present, row)
+            minutes_of(host, measures, [since, from], present, row)
         })
         .await?;
     }
@@ -130,10 +130,11 @@ pub(super) async fn read_minutes(
 fn minutes_of(
     (member, host): (u32, &mut HostSeries),
     measures: &[Measure],
-    from: i64,
+    [since, from]: [i64; 2],
     present: u64,
     row: &PgRow,
 ) -> Result<(), sqlx::Error> {
+    let is_in = |minute: &u32| present >> minute & 1 == 1 && from + i64::from(*minute) * MINUTE >= since;
     let mut column = FIXED;
     for (measure, what) in measures.iter().enumerate() {
         let stored = row.try_get::<i64, _>(column)?.cast_unsigned();
@@ -143,7 +144,7 @@ fn minutes_of(
             values.push(row.try_get::<Option<Vec<Option<f32>>>, _>(column + at)?.unwrap_or_default());
         }
         column += 1 + count;
-        for minute in (0..60).filter(|minute| present >> minute & 1 == 1) {
+        for minute in (0..60).filter(is_in) {
             let is_stored = stored >> minute & 1 == 1;
             // The last stored minute up to this one.
             let place = (stored & ((2_u64 << minute) - 1)).count_ones() as usize;

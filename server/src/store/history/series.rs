@@ -19,14 +19,14 @@ use super::{
     micros::micros_of,
     rollup,
 };
-use crate::history::{HostSeries, LOOKBACK, Measure, Tier, TooMany};
+use crate::history::{Aggregation, HostSeries, LOOKBACK, Measure, Steps, Tier, TooMany};
 
 /// A batch of rows goes to a thread of its own when it has so many bytes.
 pub(super) const BATCH_BYTES_FULL: usize = 1 << 20;
 /// A batch as small as this is read at once, without a thread.
 const BATCH_BYTES_AT_ONCE: usize = 64 << 10;
 
-/// A stretch of time to be read of some hosts.
+/// A stretch of time to be read of some hosts: of whole minutes or hours, where rollups of these may be read.
 #[derive(Debug, Clone, Copy)]
 pub struct SeriesPage<'a> {
     /// The first moment, in microseconds since the Unix epoch.
@@ -39,9 +39,25 @@ pub struct SeriesPage<'a> {
     pub tier: Tier,
     /// The measures of the series.
     pub measures: &'a [Measure],
+    /// Their steps.
+    pub steps: Steps,
 }
 
 impl SeriesPage<'_> {
+    /// Up to where rollups are read that end with a moment. A mean is not made of minutes and of ticks: then whole
+    /// steps are of the one or of the other.
+    fn rolled_until(&self, whole: i64) -> i64 {
+        let steps = self.steps;
+        if !self.measures.iter().any(|measure| measure.aggregation == Aggregation::Mean) {
+            return whole;
+        }
+        match steps.length() {
+            _ if whole >= steps.until() => whole,
+            Some(length) => steps.since() + (whole.max(steps.since()) - steps.since()) / length * length,
+            None => i64::MIN,
+        }
+    }
+
     /// The metrics of the measures, in whose order they are.
     pub(super) fn metrics(&self) -> MetricSet {
         self.measures.iter().map(|measure| measure.metric).collect()
@@ -122,7 +138,7 @@ async fn read_page(
     if let Some((unit, tier)) = unit_of(page.tier) {
         for (from, through) in ticks_from.iter_mut().zip(&watermarks) {
             let whole = through.map_or(i64::MIN, |through| (through + 1).div_euclid(unit) * unit);
-            *from = whole.clamp(page.since, page.until);
+            *from = page.rolled_until(whole).clamp(page.since, page.until);
         }
         let rolled_until = ticks_from.iter().copied().max().unwrap_or(page.since);
         if rolled_until > page.since {
@@ -140,7 +156,8 @@ async fn read_page(
     }
     hosts.iter_mut().zip(&ticks_from).for_each(|(host, from)| host.count_from(*from));
     let first = ticks_from.iter().copied().min().unwrap_or(page.since);
-    let is_continued = |from: i64| !page.is_first && from == page.since;
+    // Where the page before had rollups, there is nothing yet that counters grow from.
+    let is_continued = |from: i64| !page.is_first && from == page.since && page.tier == Tier::Ticks;
     let froms: Vec<i64> =
         ticks_from.iter().map(|from| from - if is_continued(*from) { 0 } else { LOOKBACK }).collect();
     let last_compacted = watermarks.iter().flatten().copied().max();

@@ -7,7 +7,8 @@ use fastrand::Rng;
 
 use super::{
     super::{
-        CgroupKey, CodecError, HeadDecoder, KIND_DELTA, KIND_KEYFRAME, MetricValues, TickValues,
+        CgroupKey, CodecError, HeadDecoder, HeadScanner, KIND_DELTA, KIND_KEYFRAME, MetricValues,
+        ScannedTick, TickValues,
         encoder::put_delta_between,
         frame::{Form, HEAD},
         put_changed,
@@ -49,10 +50,15 @@ impl Target for Head {
         }
     }
 
-    fn read(payload: &[u8], _: &mut Rng) -> Result<String, CodecError> {
+    fn read(payload: &[u8], rng: &mut Rng) -> Result<String, CodecError> {
+        let wanted: MetricSet = Metric::ALL.iter().copied().filter(|_| rng.u8(..4) == 0).collect();
+        let mut scanner = HeadScanner::new(wanted, None);
+        scanner.apply(&BASE.0).expect("the base is a keyframe");
+        let scanned = scanner.apply(payload);
         let mut decoder = HeadDecoder::default();
         decoder.apply(&BASE.0).expect("the base is a keyframe");
         let values = decoder.apply(payload)?.clone();
+        assert_scanned(&scanned.expect("what is decoded is scanned"), wanted, &values);
         let body = HEAD.open(payload).expect("just read").0;
         let [held, of_base] = [&values, &BASE.1].map(values_of);
         assert!(
@@ -70,6 +76,17 @@ impl Target for Head {
         assert_eq!(decoder.apply(&back).expect("just encoded"), &BASE.1);
 
         Ok(format!("{:?} {} {}", body.first(), values.len(), held.checked_ilog2().map_or(0, |log| log + 1)))
+    }
+}
+
+/// Of what it was asked for, a scanner tells what a decoder does.
+fn assert_scanned(scanned: &ScannedTick<'_>, wanted: MetricSet, decoded: &TickValues) {
+    assert_eq!(scanned.cgroups.len(), decoded.len());
+    for (at, (cgroup, (key, values))) in scanned.cgroups.iter().zip(&decoded.entries).enumerate() {
+        assert_eq!(cgroup.key, *key);
+        for (place, metric) in wanted.iter().enumerate() {
+            assert_eq!(scanned.value(at, place), values.get(metric), "{key:?} {metric:?}");
+        }
     }
 }
 
