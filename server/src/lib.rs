@@ -96,12 +96,13 @@ async fn serve_from(
     let limits = StoreLimits { connections_max: config.postgres_connections_max, ..StoreLimits::default() };
     let store = Store::connect(&database, limits).await?;
     let hosts = Hosts::load(store.clone(), config.hosts_max, config.heartbeat_interval.get()).await?;
+    let spool = spooling.spool.clone();
     let (ingest, writer) = IngestWriter::spooling(store.clone(), spooling, shutdown.clone());
     for (host_id, gap) in store.last_gaps().await? {
         ingest.remember_gap(host_id, gap);
     }
     let writer = tokio::spawn(writer.run());
-    let compacting = start_compaction(&store, config, &shutdown);
+    let compacting = start_compaction(&store, spool, config, &shutdown);
     for host in hosts.all().into_iter().filter(|host| host.claim_stream()) {
         tokio::spawn(keep_ingesting(host, ingest.clone(), shutdown.clone()));
     }
@@ -136,12 +137,14 @@ async fn serve_from(
 /// What goes on in the background: ticks into chunks, and away with what is old.
 fn start_compaction(
     store: &Store,
+    spool: Option<Arc<Spool>>,
     config: &ServerConfig,
     shutdown: &CancellationToken,
 ) -> [tokio::task::JoinHandle<()>; 2] {
     let tasks_max = config.compaction_tasks_max as usize;
     let compactor = Compactor::new(store.clone(), tasks_max, Arc::default(), shutdown.clone());
-    let retention = Retention::new(store.clone(), config.retention(), Arc::default(), shutdown.clone());
+    let retention =
+        Retention::new(store.clone(), config.retention(), spool, Arc::default(), shutdown.clone());
     [tokio::spawn(compactor.run()), tokio::spawn(retention.run())]
 }
 

@@ -1,7 +1,7 @@
 //! The task that compacts: which hosts are worth a look, a bounded number of them at a time.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -126,12 +126,13 @@ impl Compactor {
     /// Looks at every host once and compacts what is closed; says how many windows that were.
     pub async fn round(&mut self, now: SystemTime) -> Result<u64, StoreError> {
         let before = self.progress.counts().windows;
-        let mut lags = HashMap::new();
+        let (mut lags, mut seen) = (HashMap::new(), HashSet::new());
         let mut after = None;
         loop {
             let page = self.store.uncompacted_hosts(after).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.host_id);
+            seen.extend(page.iter().map(|host| host.host_id));
             lags.extend(page.iter().filter_map(|host| Some((host.host_id, lag_of(host)?))));
             let due: Vec<HostProgress> = page.into_iter().filter(|host| self.is_due(host, now)).collect();
             let outcomes: Vec<(Uuid, Outcome)> = futures::stream::iter(due)
@@ -143,7 +144,8 @@ impl Compactor {
                 self.note(host_id, outcome, &mut lags);
             }
         }
-        self.look_again_at.retain(|host_id, _| lags.contains_key(host_id));
+        self.look_again_at.retain(|host_id, _| seen.contains(host_id));
+        self.failed_at.retain(|host_id, _| seen.contains(host_id));
         *self.progress.lags() = lags;
         Ok(self.progress.counts().windows - before)
     }

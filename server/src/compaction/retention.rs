@@ -10,7 +10,10 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{DropOutcome, Partition, Store, StoreError, StoredPartition, Tier};
+use crate::{
+    spool::Spool,
+    store::{DropOutcome, Partition, Store, StoreError, StoredPartition, Tier},
+};
 
 /// How often it looks for partitions that are to go. Also the time that ticks have after a start to arrive from where they
 /// waited.
@@ -81,19 +84,21 @@ impl RetentionProgress {
 pub struct Retention {
     store: Store,
     limits: RetentionLimits,
+    spool: Option<Arc<Spool>>,
     progress: Arc<RetentionProgress>,
     shutdown: CancellationToken,
 }
 
 impl Retention {
-    /// Retention by these limits, until `shutdown`.
+    /// Retention by these limits, until `shutdown`. The head stays as it is while `spool` has ticks.
     pub fn new(
         store: Store,
         limits: RetentionLimits,
+        spool: Option<Arc<Spool>>,
         progress: Arc<RetentionProgress>,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { store, limits, progress, shutdown }
+        Self { store, limits, spool, progress, shutdown }
     }
 
     /// Drops what is to go, until shutdown. One that is being dropped then is still there.
@@ -122,7 +127,7 @@ impl Retention {
     pub async fn round(&self, now: SystemTime) -> Result<Vec<Partition>, StoreError> {
         let mut dropped = Vec::new();
         let mut needed = 0;
-        for tier in Tier::ALL {
+        for tier in Tier::ALL.into_iter().filter(|tier| self.may_drop(*tier)) {
             let partitions = self.store.partitions(tier).await?;
             for partition in too_old(partitions, self.limits.of(tier), now) {
                 match self.store.drop_partition(&partition).await? {
@@ -142,6 +147,11 @@ impl Retention {
         Ok(dropped)
     }
 
+    /// Ticks in the spool follow others in the head, and were written with fences that dropping raises.
+    fn may_drop(&self, tier: Tier) -> bool {
+        tier != Tier::Head || self.spool.as_ref().is_none_or(|spool| spool.held().is_none())
+    }
+
     fn note_dropped(&self, partition: Partition, why: &'static str) -> Partition {
         self.progress.dropped.fetch_add(1, Ordering::Relaxed);
         tracing::info!(partition = partition.name(), why, "a partition is dropped");
@@ -157,7 +167,7 @@ impl Retention {
             return Ok(dropped);
         }
         let mut partitions = Vec::new();
-        for tier in DROPPED_FIRST {
+        for tier in DROPPED_FIRST.into_iter().filter(|tier| self.may_drop(*tier)) {
             partitions.extend(self.store.partitions(tier).await?);
         }
         for StoredPartition { partition, bytes: freed } in in_order_of_cost(partitions, now) {

@@ -162,6 +162,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
         /// However ticks come, windows take each once, hold one boot of one hour, and none is taken that a later tick
         /// could still be of.
         #[test]

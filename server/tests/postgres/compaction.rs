@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     fixture::{TestDatabase, at, id, sample},
     heads::{HeadWriter, Points, Source, check_points, points_of, usec, watermark},
-    interrupting_proxy::InterruptingProxy,
+    interrupting_proxy::{Fault, InterruptingProxy},
 };
 
 pub(crate) fn compactor(store: &Store) -> Compactor {
@@ -161,6 +161,29 @@ async fn a_compactor_that_is_cut_off_anywhere_stores_all_or_nothing() {
     }
     // Before the commit at every message of it, and behind it.
     assert!(outcomes[0] >= 10 && outcomes[1] >= 1, "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_not_done_twice() {
+    let database = TestDatabase::create();
+    let proxy = InterruptingProxy::start(database.socket_dir());
+    let store =
+        Store::connect(&database.database_at(proxy.socket_dir()), StoreLimits::default()).await.unwrap();
+    // The first host's round makes partitions, which commits too.
+    for host in [1, 2] {
+        let mut writer = HeadWriter::open(&store, host).await;
+        let expect = write(&mut writer, 300..365).await;
+        let progress = Arc::new(CompactionProgress::default());
+        let mut compactor = Compactor::new(store.clone(), 1, Arc::clone(&progress), CancellationToken::new());
+        if host == 2 {
+            proxy.inject(&[Fault::AfterCommit]);
+        }
+        assert_eq!(compactor.round(at(3_650)).await.unwrap(), u64::from(host == 1));
+        assert_eq!((proxy.faults_left(), progress.counts().failures), (0, u64::from(host == 2)));
+        assert_eq!(watermark(&database, host), Some(usec(3_590)));
+        assert_eq!(self::compactor(&store).round(at(3_650)).await.unwrap(), 0);
+        check_points(&database, host, &expect);
+    }
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ const LIMITS: RetentionLimits = RetentionLimits {
 
 fn retention(store: &Store, limits: RetentionLimits) -> (Retention, Arc<RetentionProgress>) {
     let progress = Arc::new(RetentionProgress::default());
-    (Retention::new(store.clone(), limits, Arc::clone(&progress), CancellationToken::new()), progress)
+    (Retention::new(store.clone(), limits, None, Arc::clone(&progress), CancellationToken::new()), progress)
 }
 
 async fn dropped(retention: &Retention, now: SystemTime) -> String {
