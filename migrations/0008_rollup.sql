@@ -14,27 +14,31 @@ create table rollup_minute (
     from_at      timestamptz not null,
     -- The minutes that have a tick with the cgroup.
     present      bigint      not null,
-    -- Of these, the minutes that are elements of the arrays. Of the others each is as the element before it says: gauges stay at
-    -- its last, and counters that it has do not grow. The first minute that is present is stored.
-    stored       bigint      not null,
     hierarchy_id integer     not null,
 
-    -- An element a stored minute; where all behind are equal, the first of these is the last one written. Null elements were not
-    -- measured; null arrays have null elements only. Rates are per second.
-    cpu_usage_usec_rate       real[],
-    cpu_throttled_usec_rate   real[],
-    io_rbytes_rate            real[],
-    io_wbytes_rate            real[],
-    memory_current_bytes_last real[],
+    -- Of each metric the minutes that are elements of its arrays, and these. Of the others each is as the element before it
+    -- says: a gauge stays at its last, and a counter that is there does not grow. The first minute that is present is an element.
+    -- Null if the metric was never measured; null elements were not. Rates are per second.
+    cpu_usage_usec_stored       bigint,
+    cpu_throttled_usec_stored   bigint,
+    io_rbytes_stored            bigint,
+    io_wbytes_stored            bigint,
+    memory_current_bytes_stored bigint,
+    pids_current_stored         bigint,
+    cpu_usage_usec_rate         real[],
+    cpu_throttled_usec_rate     real[],
+    io_rbytes_rate              real[],
+    io_wbytes_rate              real[],
+    memory_current_bytes_last   real[],
     -- Null if it is no other than last, element by element; so for max, and for pids.
-    memory_current_bytes_mean real[],
-    memory_current_bytes_max  real[],
-    pids_current_last         real[],
-    pids_current_mean         real[],
-    pids_current_max          real[]
+    memory_current_bytes_mean   real[],
+    memory_current_bytes_max    real[],
+    pids_current_last           real[],
+    pids_current_mean           real[],
+    pids_current_max            real[]
 ) partition by range (from_at);
 
-create index rollup_minute_by_cgroup on rollup_minute (host_id, hierarchy_id, cgroup_id);
+create index rollup_minute_by_cgroup on rollup_minute (host_id, cgroup_id);
 
 -- Partitions are months in UTC.
 create table rollup_hour (
@@ -44,17 +48,14 @@ create table rollup_hour (
     from_at      timestamptz not null,
     present      bigint      not null,
 
-    -- What the counter showed at its last tick.
-    cpu_usage_usec_last       bigint,
-    cpu_throttled_usec_last   bigint,
-    io_rbytes_last            bigint,
-    io_wbytes_last            bigint,
-    -- Per second, over the time between ticks that follow each other and in which it was not reset.
+    -- Per second, over the time between ticks that follow each other and in which it was not reset. Null where there is none
+    -- such time; and where it is 0, to take no room. What counters showed is in chunks alone.
     cpu_usage_usec_rate       real,
     cpu_throttled_usec_rate   real,
     io_rbytes_rate            real,
     io_wbytes_rate            real,
     memory_current_bytes_last real,
+    -- Null if it is last; so for max, and for pids.
     memory_current_bytes_mean real,
     memory_current_bytes_max  real,
     pids_current_last         real,
@@ -68,13 +69,16 @@ create table rollup_hour (
     -- The same for each metric alone (seconds of the counters, ticks of the gauges, in the order above); null where all that
     -- are present have the row's. With it, a later window of the same hour is added exactly.
     coverage     real[],
+    -- A bit for each counter that was measured, the first one the lowest.
+    measured     smallint    not null,
     -- Nothing changed: every minute that is present is as the row says, and there is no row in rollup_minute.
     constant     boolean     not null
 ) partition by range (from_at);
 
-create index rollup_hour_by_cgroup on rollup_hour (host_id, hierarchy_id, cgroup_id);
--- A later window of the same hour is added to the host's rows.
-create index rollup_hour_by_hour on rollup_hour (host_id, from_at);
+create index rollup_hour_by_cgroup on rollup_hour (host_id, cgroup_id);
+-- A later window of the same hour is added to the host's rows; and a month is long. Rows come in the order of their hours, so
+-- a summary of each few pages is enough.
+create index rollup_hour_by_hour on rollup_hour using brin (from_at) with (pages_per_range = 16, autosummarize = on);
 
 -- Arrays stay in their row: there they are compressed if the row is large, and are read with it.
 alter table rollup_minute

@@ -169,6 +169,9 @@ pub struct AgentConfig {
     /// newest is kept always, and shares with those before it what did not change.
     #[config(default = 8_388_608)]
     pub history_bytes_max: u32,
+    /// For tests: a file in state_dir that gets a line for each tick of sample_interval, on disk before anybody is told
+    /// of the tick. It grows without bound, and every tick waits for the disk. Unset means none.
+    pub tick_journal: Option<String>,
     /// What to log: a level (error, warn, info, debug, trace), or target=level,…
     #[config(default = "info")]
     pub log: String,

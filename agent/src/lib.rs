@@ -16,7 +16,9 @@ mod views;
 pub mod walker;
 pub mod workloads;
 
-use std::{io, net::TcpListener, sync::Arc};
+pub use feeds::tick_checksum;
+
+use std::{io, net::TcpListener, path::PathBuf, sync::Arc};
 
 use cgfleet_privileges::{PrivilegeError, RunAs};
 use cgfleet_proto::v1::{Host, agent_service_server::AgentServiceServer};
@@ -29,17 +31,18 @@ use nix::unistd::Group;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use uuid::Uuid;
 
 use crate::{
     cgroupfs::{Hierarchies, HierarchyError},
     collectors::Collectors,
     config::{AgentConfig, BpfUse},
-    feeds::{FeedLimits, Feeds},
+    feeds::{FeedLimits, Feeds, Journal},
     identity::{Identity, IdentityError},
     kernel::{Bounds, Kernel, Lifecycle, LoadError, Loader, PinError, Pins, ViewPrograms},
     service::Agent,
     views::{Shown, ViewDirectory, Views},
-    walker::{Engine, Walker, WalkerLimits},
+    walker::{Engine, Tree, Walker, WalkerLimits},
     workloads::Workloads,
 };
 
@@ -50,6 +53,8 @@ pub struct Prepared {
     listener: TcpListener,
     bpf: Bpf,
     workloads: Workloads,
+    /// The boot and the tree of a host that is simulated.
+    simulated: Option<(Uuid, Box<dyn Tree>)>,
 }
 
 /// Every program that may ever be attached, and what belongs to them.
@@ -80,7 +85,15 @@ impl Prepared {
             },
         };
         let workloads = Workloads::new(&config.kubelet_log_dir);
-        Ok(Self { listener, bpf, workloads })
+        Ok(Self { listener, bpf, workloads, simulated: None })
+    }
+
+    /// Of a host that is simulated: in this boot, with this tree of cgroups, and without BPF.
+    pub fn simulated(config: &AgentConfig, boot_id: Uuid, tree: Box<dyn Tree>) -> Result<Self, AgentError> {
+        let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure))?;
+        let workloads = Workloads::new(&config.kubelet_log_dir);
+        let bpf = Bpf::none("the host is simulated".to_owned());
+        Ok(Self { listener, bpf, workloads, simulated: Some((boot_id, tree)) })
     }
 }
 
@@ -149,6 +162,14 @@ fn views(
     Ok(views)
 }
 
+/// The journal for tests, if there is to be one.
+fn journal(config: &AgentConfig, identity: &Identity) -> Result<Option<Journal>, AgentError> {
+    let Some(name) = &config.tick_journal else { return Ok(None) };
+    let path = config.state_dir.join(name);
+    let opened = Journal::open(&path, identity.agent_epoch.to_string(), config.sample_interval.get());
+    opened.map(Some).map_err(|source| AgentError::Journal { path, source })
+}
+
 /// A group by name or number.
 fn group_id(group: &str) -> Result<u32, AgentError> {
     let unknown = || AgentError::ViewGroup { group: group.to_owned() };
@@ -176,9 +197,13 @@ pub async fn run(
     prepared: Prepared,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let Prepared { listener, bpf, workloads } = prepared;
+    let Prepared { listener, bpf, workloads, simulated } = prepared;
     let Bpf { kernel, collectors, lifecycle, views, pins: _pins } = bpf;
-    let (identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
+    let (mut identity, _lock) = Identity::load(&config.state_dir, config.hostname.clone())?;
+    let tree = simulated.map(|(boot_id, tree)| {
+        identity.boot_id = boot_id;
+        tree
+    });
     let address = listener.local_addr().map_err(AgentError::Thread)?.to_string();
     let address = config.advertise_address.clone().unwrap_or(address);
     let server =
@@ -189,7 +214,8 @@ pub async fn run(
         Ok(_) => Collectors::start(collectors, &config.collectors().unwrap_or_default(), &hierarchies),
         Err(reason) => Collectors::none(reason),
     };
-    let mut engine = Engine::new(kernel, collectors, workloads.clone(), &hierarchies, config.walk_rows_max);
+    let mut engine =
+        Engine::new(kernel, collectors, workloads.clone(), &hierarchies, config.walk_rows_max).over(tree);
     if let Some(lifecycle) = lifecycle {
         engine = engine.with_lifecycle(lifecycle, config.removed_cgroups_max);
     }
@@ -209,7 +235,8 @@ pub async fn run(
         feeds_max: config.subscribe_intervals_max as usize,
         history_bytes_max: config.history_bytes_max as usize,
     };
-    let feeds = Feeds::new(walker.clone(), limits, shutdown.clone());
+    let journal = journal(&config, &identity)?;
+    let feeds = Feeds::new(walker.clone(), limits, journal, shutdown.clone());
 
     if let Some(server) = server {
         tokio::spawn(register::keep_registered(server, host(&identity, &address), shutdown.clone()));
@@ -274,6 +301,14 @@ pub enum AgentError {
     ViewGroup {
         /// As given.
         group: String,
+    },
+    /// The file for tests cannot be opened.
+    #[error("tick_journal: open {}: {source}", path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
     },
     /// The server's address is no address.
     #[error("server_url: {0}")]

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use cgfleet_proto::v1::{
-    HostStatus, ListHostsRequest, agent_service_client::AgentServiceClient,
+    Backlog, HostStatus, ListHostsRequest, agent_service_client::AgentServiceClient,
     fleet_service_client::FleetServiceClient,
 };
 use cgfleet_rpc::channel::{Channel, connect_lazy};
@@ -113,8 +113,13 @@ impl Server {
         Ok(Self { client: FleetServiceClient::new(channel), link })
     }
 
-    /// Every host, page by page.
+    /// Every host.
     pub(crate) async fn hosts(&self) -> Result<Vec<HostStatus>, Error> {
+        Ok(self.hosts_and_backlog().await?.0)
+    }
+
+    /// Every host, page by page, and what waits on its way into the server's Postgres.
+    pub(crate) async fn hosts_and_backlog(&self) -> Result<(Vec<HostStatus>, Option<Backlog>), Error> {
         let mut hosts = Vec::new();
         let mut page_token = String::new();
         loop {
@@ -124,7 +129,7 @@ impl Server {
             hosts.extend(page.hosts);
             page_token = page.next_page_token;
             if page_token.is_empty() {
-                return Ok(hosts);
+                return Ok((hosts, page.backlog));
             }
         }
     }

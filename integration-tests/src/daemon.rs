@@ -167,6 +167,13 @@ impl Start {
         self
     }
 
+    /// Listens here instead, on loopback.
+    #[must_use]
+    pub fn at(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
     /// Listens here instead, where other hosts can reach it.
     #[must_use]
     pub fn listening_on(mut self, address: SocketAddr) -> Self {
@@ -186,7 +193,9 @@ impl Start {
         let mut command = self.prefix.clone();
         command.push(binary(self.name)?.display().to_string());
         command.push(format!("--listen-address={}", self.address));
-        command.push(format!("--state-dir={}", state.path().join("state").display()));
+        if !self.flags.iter().any(|flag| flag.starts_with("--state-dir=")) {
+            command.push(format!("--state-dir={}", state.path().join("state").display()));
+        }
         command.extend(self.flags.iter().cloned());
         if self.name == AGENT && !self.flags.iter().any(|flag| flag.starts_with("--bpffs-dir=")) {
             command.push(format!("--bpffs-dir={}", bpffs_dir(state.path()).display()));

@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod cgroups;
+pub mod chaos;
 pub mod churn;
 pub mod cli;
 pub mod daemon;
@@ -15,6 +16,7 @@ pub mod load;
 pub mod mirror;
 pub mod network;
 pub mod privileges;
+pub mod sim;
 pub mod wait;
 pub mod walk;
 pub mod watch;

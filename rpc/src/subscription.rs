@@ -5,8 +5,9 @@ use std::time::Duration;
 use cgfleet_model::{MetricSet, WorkloadFilter};
 use cgfleet_proto::{
     metrics_of_read_mask,
-    v1::{CounterForm, SubscribeSpec},
+    v1::{CounterForm, SubscribeSpec, TickPosition},
 };
+use uuid::Uuid;
 
 use crate::{duration, wire_error::WireError, workload};
 
@@ -29,6 +30,8 @@ pub struct Subscription {
     pub counters: CounterForm,
     /// 0 to 1; 0 with deltas.
     pub dead_band: f64,
+    /// The tick to begin with, of this agent process; with `every_tick` alone, and without a token.
+    pub start: Option<(Uuid, u64)>,
 }
 
 /// Parses all of a specification but where its target is and what its token means.
@@ -57,7 +60,24 @@ pub fn parse(spec: &SubscribeSpec) -> Result<Subscription, WireError> {
         workload: workload::filter("spec.workload", spec.workload.as_ref())?,
         counters,
         dead_band: spec.dead_band,
+        start: start(spec)?,
     })
+}
+
+fn start(spec: &SubscribeSpec) -> Result<Option<(Uuid, u64)>, WireError> {
+    let Some(TickPosition { agent_epoch, sequence }) = &spec.start else { return Ok(None) };
+    let refused =
+        |allowed| Err(WireError::invalid_field("spec.start", format!("{agent_epoch}/{sequence}"), allowed));
+    if !spec.every_tick {
+        return refused("unset without every_tick");
+    }
+    if !spec.resume_token.is_empty() {
+        return refused("unset with resume_token, which says where to go on");
+    }
+    match Uuid::parse_str(agent_epoch) {
+        Ok(agent_epoch) => Ok(Some((agent_epoch, *sequence))),
+        Err(_) => refused("a uuid as agent_epoch, and a sequence"),
+    }
 }
 
 fn parse_interval(asked: Option<prost_types::Duration>) -> Result<Duration, WireError> {

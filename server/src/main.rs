@@ -42,7 +42,7 @@ fn start(config: ServerConfig) -> anyhow::Result<()> {
     let mut run_as = RunAs::resolve(&config.user)?;
     let listener = listen::bind(config.listen_address, Exposure::of_insecure(config.insecure))?;
     let database = config.database()?;
-    if database.is_none() {
+    if database.is_none() || config.spool_bytes_max > 0 {
         run_as.own_directory(&config.state_dir)?;
     }
     run_as.drop_privileges()?;

@@ -23,7 +23,7 @@ use crate::{
 /// `arguments` are the benchmark program's. With a scenario's name alone, all of it is run.
 pub(crate) fn bench(checkout: &Checkout, arguments: &[String]) -> Result<()> {
     let mut phases = Phases::start("bench");
-    phases.run("install", || install(checkout, &[Job::Build, Job::Demo]))?;
+    phases.run("install", || install(checkout, &[Job::Build, Job::Demo, Job::Bench]))?;
     let mut build = cargo();
     build.args(["build", "--release", "--bins", "--package", "integration-tests"]);
     build.args(DAEMONS_AND_CLIENT.iter().flat_map(|package| ["--package", package]));

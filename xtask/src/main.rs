@@ -13,7 +13,10 @@ mod phases;
 mod tidy;
 mod vm;
 
-use std::{env, process::ExitCode};
+use std::{
+    env,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -71,6 +74,13 @@ enum Task {
     },
     /// Let what reads stored payloads read mutated ones, in release mode.
     Fuzz(Fuzz),
+    /// Kill servers, Postgres and agents and cut their links, over and over, and compare what is stored with
+    /// what was taken: the test `chaos` for longer.
+    Soak {
+        /// Passed on: --rounds N (30), --agents N (4), --seed N (any).
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Use a little CPU until the given parent process is gone.
     #[command(hide = true)]
     Burn { parent: u32 },
@@ -101,6 +111,7 @@ fn perform(task: Task) -> Result<()> {
         Task::ProtoLanded => lint::proto_landed(&checkout),
         Task::Bench { args } => bench::bench(&checkout, &args),
         Task::Fuzz(fuzz) => fuzz.run(&checkout),
+        Task::Soak { args } => soak(&checkout, &args),
         Task::Burn { parent } => {
             burn::burn(parent);
             Ok(())
@@ -127,6 +138,14 @@ fn test(checkout: &Checkout, args: &[String]) -> Result<()> {
     }
     println!("arguments choose tests of the host: no guest was booted, `cargo xtask vm` does");
     Ok(())
+}
+
+fn soak(checkout: &Checkout, args: &[String]) -> Result<()> {
+    let mut phases = Phases::start("soak");
+    phases.run("install", || install(checkout, &[Job::Build, Job::Demo, Job::Test]))?;
+    phases.run("build", || command::run(cargo().args(["build", "--workspace", "--bins"])))?;
+    let program = checkout.target.join("debug/soak");
+    phases.run("soak", || command::run(Command::new(program).args(args)))
 }
 
 fn vm(checkout: &Checkout, guests: &Guests) -> Result<()> {

@@ -43,6 +43,8 @@ pub(super) struct State {
     listeners_made: u64,
     /// What all of them want read; of the last ones, when there are none.
     pub(super) metrics: MetricSet,
+    /// Of listeners who take every snapshot, and went: the one who was furthest.
+    left: Option<Left>,
     /// When the last listener went, if there is none; and the last of those who hear of removals.
     left_at: Option<Instant>,
     unheard_since: Option<Instant>,
@@ -60,6 +62,13 @@ pub(super) struct Listener {
     pub(super) hears_removals: bool,
 }
 
+/// A listener who may come back for what is behind its place, as long as that is kept.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    listener: Listener,
+    next: u64,
+}
+
 impl Feed {
     pub(super) fn new(interval: Duration, number: u64, history_bytes_max: usize) -> Self {
         let state = State {
@@ -67,6 +76,7 @@ impl Feed {
             listeners: HashMap::new(),
             listeners_made: 0,
             metrics: MetricSet::default(),
+            left: None,
             left_at: None,
             unheard_since: None,
             takes_removals: false,
@@ -87,11 +97,18 @@ impl Feed {
         lock(&self.state).left_at
     }
 
-    /// Whether somebody hears of removals, or did a moment ago.
+    /// Whether all listeners went for good, as far as can be told.
+    pub(super) fn is_left(&self) -> bool {
+        let state = lock(&self.state);
+        state.awaited().is_none() && state.left_at.is_some_and(|left_at| left_at.elapsed() > self.linger())
+    }
+
+    /// Whether somebody hears of removals, or did a moment ago, or may come back for what it did not hear.
     pub(super) fn hears_removals(&self) -> bool {
         let state = lock(&self.state);
-        let is_heard = state.listeners.values().any(|listener| listener.hears_removals);
-        is_heard || state.unheard_since.is_some_and(|since| since.elapsed() <= self.linger())
+        let mut listeners = state.listeners.values().copied().chain(state.awaited());
+        listeners.any(|listener| listener.hears_removals)
+            || state.unheard_since.is_some_and(|since| since.elapsed() <= self.linger())
     }
 
     /// Whether the snapshot of this tick is missing.
@@ -109,14 +126,20 @@ impl Feed {
         drop(state);
         feed.woken.notify_one();
         let newest = feed.newest.subscribe();
-        Listening { feed, number, listener, newest }
+        Listening { feed, number, listener, newest, next: None }
     }
 }
 
 impl State {
     fn sum_up(&mut self) {
-        let wanted = self.listeners.values().map(|listener| listener.metrics).reduce(MetricSet::union);
+        let listeners = self.listeners.values().copied().chain(self.awaited());
+        let wanted = listeners.map(|listener| listener.metrics).reduce(MetricSet::union);
         self.metrics = wanted.unwrap_or(self.metrics);
+    }
+
+    /// One who went and finds, should it come back, all that it did not take.
+    fn awaited(&self) -> Option<Listener> {
+        self.left.filter(|left| self.history.reaches_back_to(left.next)).map(|left| left.listener)
     }
 
     /// Takes in removals, if they are for this feed.
@@ -141,6 +164,8 @@ pub(crate) struct Listening {
     number: u64,
     listener: Listener,
     newest: watch::Receiver<Option<u64>>,
+    /// Of one who takes every snapshot: the sequence behind the last that it took.
+    next: Option<u64>,
 }
 
 impl Listening {
@@ -173,6 +198,30 @@ impl Listening {
         }
     }
 
+    /// The first snapshot from this sequence on in which all that is wanted was read, as soon as there is one;
+    /// and how many from there on are not kept any more, at most. What is before it was taken: should this be
+    /// dropped, the feed keeps what is behind that for as long as it can.
+    pub(crate) async fn next(&mut self, sequence: u64) -> (Arc<Snapshot>, u64) {
+        self.next = Some(sequence);
+        loop {
+            self.newest.borrow_and_update();
+            if let Some(found) = self.first_from(sequence) {
+                return found;
+            }
+            let _ = self.newest.changed().await;
+        }
+    }
+
+    fn first_from(&self, sequence: u64) -> Option<(Arc<Snapshot>, u64)> {
+        let state = lock(&self.feed.state);
+        let mut kept = state.history.from(sequence);
+        let passed_over = kept.clone().take_while(|snapshot| !self.is_served_by(snapshot)).count() as u64;
+        let first = kept.find(|snapshot| self.is_served_by(snapshot))?;
+        let has_all = state.history.reaches_back_to(sequence);
+        let missed = if has_all { passed_over } else { first.sequence - sequence };
+        Some((Arc::clone(first), missed))
+    }
+
     fn newer(&self, sequence: Option<u64>) -> Vec<Arc<Snapshot>> {
         let state = lock(&self.feed.state);
         match sequence {
@@ -191,6 +240,9 @@ impl Drop for Listening {
     fn drop(&mut self) {
         let mut state = lock(&self.feed.state);
         state.listeners.remove(&self.number);
+        if let Some(next) = self.next.filter(|next| state.left.is_none_or(|left| left.next <= *next)) {
+            state.left = Some(Left { listener: self.listener, next });
+        }
         state.sum_up();
         let now = Instant::now();
         if self.listener.hears_removals && !state.listeners.values().any(|listener| listener.hears_removals) {

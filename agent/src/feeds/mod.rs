@@ -1,9 +1,10 @@
 //! Feeds: one walk every interval, for all who asked for that interval.
 //!
 //! A feed begins with its first listener, and ends some time after its last has gone: until then one who comes
-//! back finds all that happened meanwhile. Must not know what a listener wants of a snapshot, nor how it is told.
+//! back finds all that happened meanwhile. For one who takes every snapshot that is as long as the history reaches. Must not know what a listener wants of a snapshot, nor how it is told.
 
 mod feed;
+mod journal;
 mod removals;
 
 use std::{
@@ -13,18 +14,21 @@ use std::{
 };
 
 use cgfleet_model::MetricSet;
+use cgfleet_proto::v1::WalkSummary;
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     stream::{Hearing, Read, Snapshot},
-    walker::{self, Order, Target, WalkError, WalkSpec, Walked, Walker},
+    walker::{self, Order, Rows, Target, WalkError, WalkSpec, Walker},
 };
 use feed::{Feed, Listener};
 use removals::Removals;
 
 pub(crate) use feed::Listening;
+pub(crate) use journal::Journal;
+pub use journal::tick_checksum;
 
 /// How soon a tick that failed is tried again, if the next one is not due before.
 const RETRY: Duration = Duration::from_secs(1);
@@ -53,6 +57,7 @@ struct Shared {
     feeds: Mutex<HashMap<Duration, Arc<Feed>>>,
     feeds_made: Mutex<u64>,
     removals: Removals,
+    journal: Option<Journal>,
 }
 
 /// There are as many feeds as may be, and none has this interval.
@@ -67,7 +72,12 @@ pub(crate) struct TooManyFeeds {
 
 impl Feeds {
     /// No feeds yet; they end with `shutdown`.
-    pub(crate) fn new(walker: Walker, limits: FeedLimits, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(
+        walker: Walker,
+        limits: FeedLimits,
+        journal: Option<Journal>,
+        shutdown: CancellationToken,
+    ) -> Self {
         let (removals, asks) = Removals::new();
         let shared = Arc::new(Shared {
             walker: walker.clone(),
@@ -77,6 +87,7 @@ impl Feeds {
             feeds: Mutex::default(),
             feeds_made: Mutex::default(),
             removals,
+            journal,
         });
         tokio::spawn(removals::keep_watching(walker, Arc::downgrade(&shared), asks));
         Self { shared }
@@ -100,6 +111,11 @@ impl Feeds {
             feed
         };
         Ok(Feed::listen(feed, Listener { metrics, hears_removals }))
+    }
+
+    /// The number of the interval's tick that comes next.
+    pub(crate) fn next_sequence(&self, interval: Duration) -> u64 {
+        sequence_of(self.shared.started.elapsed(), interval).saturating_add(1)
     }
 
     /// Where there are as many feeds as may be, gives up the one that was left first.
@@ -149,7 +165,7 @@ impl Shared {
     fn keeps(&self, feed: &Arc<Feed>) -> bool {
         let mut feeds = lock(&self.feeds);
         let is_kept = feeds.get(&feed.interval).is_some_and(|kept| Arc::ptr_eq(kept, feed));
-        let is_left = feed.left_at().is_some_and(|left_at| left_at.elapsed() > feed.linger());
+        let is_left = feed.is_left();
         if is_kept && is_left {
             feeds.remove(&feed.interval);
         }
@@ -162,11 +178,11 @@ async fn keep_reading(shared: Arc<Shared>, feed: Arc<Feed>) {
     while shared.keeps(&feed) {
         let sequence = sequence_of(shared.started.elapsed(), feed.interval);
         let mut next = shared.started + due_after(sequence, feed.interval);
-        if feed.is_due(sequence) {
-            if let Err(error) = read(&shared, &feed, sequence).await {
-                tracing::warn!(sequence, interval = ?feed.interval, error, "a tick failed");
-                next = next.min(Instant::now() + RETRY);
-            }
+        if feed.is_due(sequence)
+            && let Err(error) = read(&shared, &feed, sequence).await
+        {
+            tracing::warn!(sequence, interval = ?feed.interval, error, "a tick failed");
+            next = next.min(Instant::now() + RETRY);
         }
         tokio::select! {
             () = sleep_until(next) => {}
@@ -205,25 +221,30 @@ async fn read(shared: &Arc<Shared>, feed: &Arc<Feed>, sequence: u64) -> Result<(
     let spec = WalkSpec { order: Order::DescendantsPre, metrics, ..root };
     let reader = {
         let (shared, feed) = (Arc::clone(shared), Arc::clone(feed));
-        move |walked: Result<Walked, WalkError>, removals| {
+        move |walked: Result<(Rows, WalkSummary), WalkError>, removals| {
             // To all feeds, whatever became of this walk.
             shared.hand_out(removals);
-            let Walked { samples, summary } = walked?;
+            let (rows, summary) = walked?;
             let (before, (removed, lost)) = {
                 let mut state = lock(&feed.state);
                 (state.history.latest().cloned(), state.hand_over_removed())
             };
             let boottime = boottime.into();
             let read =
-                Read { sequence, boottime, sampled_at, metrics, samples, summary, hearing, removed, lost };
+                Read { sequence, boottime, sampled_at, metrics, rows, summary, hearing, removed, lost };
+            let journal = shared.journal.as_ref().filter(|journal| journal.interval == feed.interval);
+            if let Some(Err(error)) = journal.map(|journal| journal.note(&read)) {
+                return Ok(Err(error));
+            }
             // This is the only one who adds to it.
             let snapshot = Snapshot::new(before.as_deref(), read);
             lock(&feed.state).history.push(snapshot);
             feed.newest.send_replace(Some(sequence));
-            Ok(())
+            Ok(Ok(()))
         }
     };
-    shared.walker.read(spec, reader).await.map_err(|error| error.to_string())
+    let read = shared.walker.read(spec, reader).await.map_err(|error| error.to_string())?;
+    read.map_err(|error| format!("tick_journal: {error}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -150,6 +150,23 @@ impl Follower {
         Some(step)
     }
 
+    /// Has it begin with this snapshot, behind `missed` that are not kept any more. Of what was removed right
+    /// before it, it is told too: whoever has the snapshot before misses nothing.
+    pub(crate) fn begin_at(
+        &mut self,
+        first: &Arc<Snapshot>,
+        missed: u64,
+        names: impl Fn(&str) -> Option<Workload>,
+    ) -> Step {
+        self.admit(first, &names);
+        let begun = self.begin(first);
+        let is_wanted =
+            |removed: &&Arc<Removed>| self.holds(&removed.sample) || self.admits(&removed.sample, &names);
+        let removed = first.removed.iter().filter(is_wanted).cloned().collect();
+        self.at = Some(Arc::clone(first));
+        Step { removed, merged: missed, ..begun }
+    }
+
     fn begin(&mut self, next: &Arc<Snapshot>) -> Step {
         let rows = next.rows.iter().filter(|row| self.holds(&row.sample));
         let rows: Vec<Change> =

@@ -10,12 +10,14 @@ pub(crate) struct History {
     snapshots: VecDeque<Arc<Snapshot>>,
     bytes: usize,
     bytes_max: usize,
+    /// The sequence of the last one that was dropped.
+    dropped: Option<u64>,
 }
 
 impl History {
     /// A history of at most so many bytes, and one snapshot at least.
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { snapshots: VecDeque::new(), bytes: 0, bytes_max }
+        Self { snapshots: VecDeque::new(), bytes: 0, bytes_max, dropped: None }
     }
 
     /// Takes in the next snapshot, and drops the oldest as far as it has to.
@@ -23,8 +25,9 @@ impl History {
         self.bytes += snapshot.bytes;
         self.snapshots.push_back(Arc::new(snapshot));
         while self.bytes > self.bytes_max && self.snapshots.len() > 1 {
-            let oldest = self.snapshots.pop_front();
-            self.bytes -= oldest.map_or(0, |oldest| oldest.bytes);
+            let Some(oldest) = self.snapshots.pop_front() else { break };
+            self.bytes -= oldest.bytes;
+            self.dropped = Some(oldest.sequence);
         }
     }
 
@@ -41,8 +44,21 @@ impl History {
 
     /// Those behind this sequence.
     pub(crate) fn after(&self, sequence: u64) -> Vec<Arc<Snapshot>> {
-        let is_old = |snapshot: &Arc<Snapshot>| snapshot.sequence <= sequence;
-        let first = self.snapshots.partition_point(is_old);
-        self.snapshots.range(first..).cloned().collect()
+        sequence.checked_add(1).map(|first| self.from(first).cloned().collect()).unwrap_or_default()
+    }
+
+    /// That with this sequence, and those behind it.
+    pub(crate) fn from(&self, sequence: u64) -> impl Iterator<Item = &Arc<Snapshot>> + Clone {
+        let first = self.snapshots.partition_point(|snapshot| snapshot.sequence < sequence);
+        self.snapshots.range(first..)
+    }
+
+    /// Whether it has every snapshot that there was from this sequence on.
+    pub(crate) fn reaches_back_to(&self, sequence: u64) -> bool {
+        match (self.dropped, self.snapshots.front()) {
+            (Some(dropped), _) => dropped < sequence,
+            (None, Some(oldest)) => oldest.sequence <= sequence,
+            (None, None) => false,
+        }
     }
 }

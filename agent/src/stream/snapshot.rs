@@ -1,7 +1,7 @@
 //! One snapshot of all cgroups. It shares what did not change with the one before.
 
 use std::{
-    mem::size_of,
+    mem::{self, size_of},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -10,7 +10,7 @@ use cgfleet_model::MetricSet;
 use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::walker::{Removed, RemovedValues};
+use crate::walker::{Removed, RemovedValues, Rows};
 
 /// How removals are heard of since a snapshot was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(crate) struct Read {
     /// What was read of each cgroup.
     pub(crate) metrics: MetricSet,
     /// Each cgroup once, in the order of the walk.
-    pub(crate) samples: Vec<CgroupSample>,
+    pub(crate) rows: Rows,
     pub(crate) summary: WalkSummary,
     pub(crate) hearing: Hearing,
     /// Removals since the last read, up to the end of the walk at least.
@@ -84,27 +84,34 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// The snapshot behind `before`. What a walk that was cut did not meet stays as it was, where its removal
     /// would be told of; elsewhere nobody could tell for how long.
-    pub(crate) fn new(before: Option<&Self>, read: Read) -> Self {
-        let Read { sequence, boottime, sampled_at, metrics, samples, summary, hearing, .. } = read;
+    pub(crate) fn new(before: Option<&Self>, mut read: Read) -> Self {
+        match mem::replace(&mut read.rows, Rows::Made(Vec::new())) {
+            Rows::Made(samples) => Self::of(before, read, samples),
+            Rows::Shared(samples) => Self::of(before, read, samples),
+        }
+    }
+
+    fn of(before: Option<&Self>, read: Read, samples: Vec<impl Sampled>) -> Self {
+        let Read { sequence, boottime, sampled_at, metrics, rows: _, summary, hearing, .. } = read;
         let (mut removed, lost) = (read.removed, read.lost);
         let gone: FxHashSet<u64> = removed.iter().map(|removed| removed.sample.cgroup_id).collect();
         let mut rows = Vec::with_capacity(samples.len());
         let mut bytes = 0;
         // Whether the cgroups are those of the snapshot before, in its order.
         let mut is_alike = before.is_some();
-        for sample in samples.into_iter().filter(|sample| !gone.contains(&sample.cgroup_id)) {
+        for sample in samples.into_iter().filter(|sample| !gone.contains(&sample.get().cgroup_id)) {
             let alike = before.filter(|_| is_alike).and_then(|before| before.rows.get(rows.len()));
-            let alike = alike.filter(|row| row.sample.cgroup_id == sample.cgroup_id);
+            let alike = alike.filter(|row| row.sample.cgroup_id == sample.get().cgroup_id);
             is_alike = alike.is_some();
-            let known = alike.or_else(|| before.and_then(|before| before.row(sample.cgroup_id)));
+            let known = alike.or_else(|| before.and_then(|before| before.row(sample.get().cgroup_id)));
             let row = match known {
-                Some(row) if *row.sample == sample => row.clone(),
+                Some(row) if sample.is(&row.sample) => row.clone(),
                 known => {
-                    bytes += bytes_of(&sample);
+                    bytes += bytes_of(sample.get());
                     // What was there before, a walk that was not cut has met.
                     let is_new = before.is_some_and(Self::is_whole);
                     let born = known.map_or(is_new.then_some(sequence), |row| row.born);
-                    Row { sample: Arc::new(sample), born, changed: sequence }
+                    Row { sample: sample.share(), born, changed: sequence }
                 }
             };
             rows.push(row);
@@ -165,6 +172,42 @@ impl Snapshot {
     /// A cgroup's row, if it has one.
     pub(crate) fn row(&self, cgroup_id: u64) -> Option<&Row> {
         self.places.get(&cgroup_id).and_then(|place| self.rows.get(*place as usize))
+    }
+}
+
+/// A sample as it comes: for one snapshot, or shared already.
+trait Sampled {
+    fn get(&self) -> &CgroupSample;
+    /// Whether this is what a row has.
+    fn is(&self, row: &Arc<CgroupSample>) -> bool;
+    fn share(self) -> Arc<CgroupSample>;
+}
+
+impl Sampled for CgroupSample {
+    fn get(&self) -> &CgroupSample {
+        self
+    }
+
+    fn is(&self, row: &Arc<CgroupSample>) -> bool {
+        **row == *self
+    }
+
+    fn share(self) -> Arc<CgroupSample> {
+        Arc::new(self)
+    }
+}
+
+impl Sampled for Arc<CgroupSample> {
+    fn get(&self) -> &CgroupSample {
+        self
+    }
+
+    fn is(&self, row: &Self) -> bool {
+        Self::ptr_eq(self, row) || **row == **self
+    }
+
+    fn share(self) -> Self {
+        self
     }
 }
 

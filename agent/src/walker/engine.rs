@@ -1,7 +1,9 @@
 //! Whoever can do a walk: the kernel side where there is BPF, the cgroup files everywhere. What is the same
 //! for all of them is done here: conditions, read masks, names of workloads, and several hierarchies side by side.
 
-use cgfleet_proto::v1::{CgroupSample, WalkEnd};
+use std::fmt;
+
+use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
 
 use crate::{
     cgroupfs::Hierarchies,
@@ -11,7 +13,7 @@ use crate::{
 };
 
 use super::{
-    Description, WalkEngine, WalkError, WalkSpec, Walked,
+    Description, Rows, WalkEngine, WalkError, WalkSpec, Walked,
     bpf::{BpfEngine, BpfWalk},
     files::FilesEngine,
     flush::{FlushSite, FlushSpec, FlushedSubtree, Freshening},
@@ -20,10 +22,21 @@ use super::{
     sources,
 };
 
+/// What is walked in place of the host's cgroups, by tests of all that is above a walk. The product has none.
+pub trait Tree: fmt::Debug + Send {
+    /// Answers a walk in cgroup v2. What is told to be the same for all walks is done to its answer.
+    fn walk(&mut self, spec: &WalkSpec) -> Result<Walked, WalkError>;
+
+    /// The same for a feed.
+    fn read(&mut self, spec: &WalkSpec) -> Result<(Rows, WalkSummary), WalkError>;
+}
+
 /// Runs walks and flushes.
 #[derive(Debug)]
 pub struct Engine {
     hierarchies: Hierarchies,
+    /// Walked in place of the host's cgroups, if there is one.
+    tree: Option<Box<dyn Tree>>,
     files: FilesEngine,
     /// The reason if there is none.
     bpf: Result<BpfEngine, String>,
@@ -44,6 +57,7 @@ impl Engine {
     ) -> Self {
         Self {
             hierarchies: hierarchies.clone(),
+            tree: None,
             files: FilesEngine::new(hierarchies.clone(), rows_max),
             bpf: kernel.map(|kernel| BpfEngine::new(kernel, hierarchies.clone(), rows_max)),
             collectors,
@@ -58,6 +72,12 @@ impl Engine {
     pub fn with_lifecycle(self, lifecycle: Lifecycle, kept_max: u32) -> Self {
         let removals = RemovalWatch::new(lifecycle, self.hierarchies.clone(), kept_max);
         Self { removals, ..self }
+    }
+
+    /// The same over this tree.
+    #[must_use]
+    pub fn over(self, tree: Option<Box<dyn Tree>>) -> Self {
+        Self { tree, ..self }
     }
 
     pub(super) fn describe(&self) -> Result<Description, WalkError> {
@@ -117,8 +137,24 @@ impl Engine {
         Ok(walked)
     }
 
+    /// Walks for a feed.
+    pub(super) fn read(
+        &mut self,
+        spec: &WalkSpec,
+        freshening: &mut Freshening<'_>,
+    ) -> Result<(Rows, WalkSummary), WalkError> {
+        if let Some(tree) = &mut self.tree {
+            return tree.read(spec);
+        }
+        let Walked { samples, summary } = self.walk(spec, freshening)?;
+        Ok((Rows::Made(samples), summary))
+    }
+
     /// Walks in one hierarchy.
     fn walk_one(&mut self, spec: &WalkSpec, freshening: &mut Freshening<'_>) -> Result<Walked, WalkError> {
+        if let Some(tree) = &mut self.tree {
+            return tree.walk(spec);
+        }
         let walk = match spec.engine {
             Some(WalkEngine::Files) => return self.files.walk(spec),
             Some(WalkEngine::Locked) => BpfWalk::Locked,

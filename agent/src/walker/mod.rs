@@ -39,7 +39,7 @@ use waiting::Waiting;
 
 pub use answers::Answered;
 pub use demand::{FlushMode, Freshness};
-pub use engine::Engine;
+pub use engine::{Engine, Tree};
 pub(crate) use find::{Found, find};
 pub use flush::{
     FlushAnswer, FlushMethod, FlushScope, FlushSpec, FlushedSubsystem, FlushedSubtree, Subsystem,
@@ -56,6 +56,25 @@ pub struct Walked {
     pub samples: Vec<CgroupSample>,
     /// How the walk ended and what it cost.
     pub summary: WalkSummary,
+}
+
+/// What a feed gets of a walk.
+#[derive(Debug)]
+pub enum Rows {
+    /// Made for it.
+    Made(Vec<CgroupSample>),
+    /// Of a [`Tree`], which has what did not change only once.
+    Shared(Vec<Arc<CgroupSample>>),
+}
+
+impl Rows {
+    /// Each of them.
+    pub(crate) fn samples(&self) -> Vec<&CgroupSample> {
+        match self {
+            Self::Made(samples) => samples.iter().collect(),
+            Self::Shared(samples) => samples.iter().map(AsRef::as_ref).collect(),
+        }
+    }
 }
 
 /// What may change of what the agent can do.
@@ -99,7 +118,7 @@ enum Job {
 }
 
 /// What a feed does with a walk and the removals behind it, on the walker's thread.
-type Reader = Box<dyn FnOnce(Result<Walked, WalkError>, Removals) + Send>;
+type Reader = Box<dyn FnOnce(Result<(Rows, WalkSummary), WalkError>, Removals) + Send>;
 
 /// A handle to the walker thread, which ends with the last handle.
 #[derive(Debug, Clone)]
@@ -134,7 +153,7 @@ impl Walker {
                     }
                     Job::Read(spec, reader) => {
                         let mut freshening = Freshening::new(&mut ledger, FlushRule::Always);
-                        let walked = engine.walk(&spec, &mut freshening);
+                        let walked = engine.read(&spec, &mut freshening);
                         reader(walked, engine.removals.take());
                     }
                     Job::Answer(asked) => of_walks.answer_all(&mut engine, &mut ledger, &asked),
@@ -183,7 +202,9 @@ impl Walker {
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         spec: WalkSpec,
-        reader: impl FnOnce(Result<Walked, WalkError>, Removals) -> Result<T, WalkError> + Send + 'static,
+        reader: impl FnOnce(Result<(Rows, WalkSummary), WalkError>, Removals) -> Result<T, WalkError>
+        + Send
+        + 'static,
     ) -> Result<T, WalkError> {
         let read = |answer: oneshot::Sender<_>| {
             let reader = move |walked, removals| drop(answer.send(reader(walked, removals)));

@@ -22,6 +22,11 @@ impl Figure {
         &self.name
     }
 
+    /// What each round measured.
+    pub fn values(&self) -> Vec<f64> {
+        self.values.clone()
+    }
+
     /// Its median as a row.
     pub fn row(&self) -> Row {
         self.with_value(self.median())

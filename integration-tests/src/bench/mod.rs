@@ -17,6 +17,7 @@ mod machine;
 mod noop;
 mod probe;
 mod process;
+mod store;
 mod stream;
 mod trees;
 mod walk;
@@ -30,6 +31,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -97,6 +99,12 @@ const SCENARIOS: &[Scenario] = &[
         run: churn::run,
         guest_part: None,
     },
+    Scenario {
+        name: "store",
+        about: "what a server stores of a hundred simulated hosts, how fast, how small and how soon it is read",
+        run: store::run,
+        guest_part: None,
+    },
 ];
 
 /// What a scenario measures with.
@@ -105,15 +113,17 @@ pub struct Bench {
     /// Drives clients. Rounds themselves run outside of it: readers of files block.
     runtime: Runtime,
     stopped: Arc<AtomicBool>,
+    /// Whether to be done soon, to see whether it works: the figures are then worth little.
+    quick: bool,
 }
 
 impl Bench {
-    fn new() -> Result<Self> {
+    fn new(quick: bool) -> Result<Self> {
         let stopped = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             flag::register(signal, Arc::clone(&stopped))?;
         }
-        Ok(Self { runtime: Runtime::new()?, stopped })
+        Ok(Self { runtime: Runtime::new()?, stopped, quick })
     }
 
     /// Waits for an answer.
@@ -124,6 +134,19 @@ impl Bench {
     /// Lets this go on beside what is measured.
     fn spawn<F: Future<Output: Send> + Send + 'static>(&self, future: F) -> JoinHandle<F::Output> {
         self.runtime.spawn(future)
+    }
+
+    /// Lets so much time pass. An error on SIGINT and SIGTERM, as in rounds.
+    fn pause(&self, length: Duration) -> Result<()> {
+        let until = Instant::now() + length;
+        loop {
+            ensure!(!self.stopped.load(Ordering::Relaxed), "stopped by a signal");
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(left.min(Duration::from_millis(200)));
+        }
     }
 
     /// Measures so many times, after one round that warms up and is forgotten. Ends early, with an
@@ -150,7 +173,7 @@ fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {
 
 /// What the arguments ask for.
 enum Job {
-    Run { scenario: &'static Scenario, run: Run, rows_to_stdout: bool },
+    Run { scenario: &'static Scenario, run: Run, rows_to_stdout: bool, quick: bool },
     NameGuestParts,
     Work { arguments: Vec<String> },
 }
@@ -160,7 +183,9 @@ enum Job {
 pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     let arguments: Vec<String> = arguments.collect();
     match parse(&arguments) {
-        Some(Job::Run { scenario, run, rows_to_stdout }) => judge(scenario, run, rows_to_stdout),
+        Some(Job::Run { scenario, run, rows_to_stdout, quick }) => {
+            judge(scenario, run, rows_to_stdout, quick)
+        }
         Some(Job::NameGuestParts) => {
             let named = SCENARIOS.iter().filter(|scenario| scenario.guest_part.is_some());
             for scenario in named {
@@ -184,6 +209,9 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
             eprintln!("and, if wanted:");
             eprintln!("  --guest-part      the part of it for a guest whose cgroup v2 has every controller");
             eprintln!("  --rows-to-stdout  print each row as a line of JSON, and write no file");
+            eprintln!(
+                "  --quick           where a scenario measures for minutes: be done soon, to see whether it works"
+            );
             eprintln!("or --guest-parts alone, for the names of the scenarios that have such a part");
             ExitCode::from(USAGE)
         }
@@ -198,19 +226,20 @@ fn parse(arguments: &[String]) -> Option<Job> {
         _ => {}
     }
     let scenario = SCENARIOS.iter().find(|scenario| scenario.name == first)?;
-    let (mut run, mut rows_to_stdout) = (scenario.run, false);
+    let (mut run, mut rows_to_stdout, mut quick) = (scenario.run, false, false);
     for flag in others {
         match flag.as_str() {
             "--guest-part" => run = scenario.guest_part?,
             "--rows-to-stdout" => rows_to_stdout = true,
+            "--quick" => quick = true,
             _ => return None,
         }
     }
-    Some(Job::Run { scenario, run, rows_to_stdout })
+    Some(Job::Run { scenario, run, rows_to_stdout, quick })
 }
 
-fn judge(scenario: &Scenario, run: Run, rows_to_stdout: bool) -> ExitCode {
-    match perform(scenario.name, run, rows_to_stdout) {
+fn judge(scenario: &Scenario, run: Run, rows_to_stdout: bool, quick: bool) -> ExitCode {
+    match perform(scenario.name, run, rows_to_stdout, quick) {
         Ok(rows) if rows.iter().any(Row::is_missed) => {
             eprintln!("bench {}: a reach was missed", scenario.name);
             ExitCode::from(REACH_MISSED)
@@ -223,10 +252,10 @@ fn judge(scenario: &Scenario, run: Run, rows_to_stdout: bool) -> ExitCode {
     }
 }
 
-fn perform(name: &str, run: Run, rows_to_stdout: bool) -> Result<Vec<Row>> {
+fn perform(name: &str, run: Run, rows_to_stdout: bool, quick: bool) -> Result<Vec<Row>> {
     let machine = Machine::here()?;
     println!("{machine}\n");
-    let rows = run(&Bench::new()?)?;
+    let rows = run(&Bench::new(quick)?)?;
     println!("\n{}", figure::table(&rows));
     if rows_to_stdout {
         for row in &rows {

@@ -1,6 +1,6 @@
 //! Specifications that are mistakes, and how each is refused.
 
-use cgfleet_proto::v1::{Condition, CounterForm, SubscribeSpec, WalkSpec, WorkloadFilter};
+use cgfleet_proto::v1::{Condition, CounterForm, SubscribeSpec, TickPosition, WalkSpec, WorkloadFilter};
 use integration_tests::walk::{by_id, by_path};
 use prost_types::Duration;
 
@@ -74,6 +74,12 @@ pub(super) fn condition(metric: &str, comparison: i32) -> Condition {
 pub(super) fn bad_subscriptions() -> Vec<(SubscribeSpec, Refusal<'static>)> {
     let root = SubscribeSpec::default;
     let every = |seconds, nanos| SubscribeSpec { interval: Some(Duration { seconds, nanos }), ..root() };
+    let start = |every_tick, token: &str, agent_epoch: &str| SubscribeSpec {
+        every_tick,
+        resume_token: token.to_owned(),
+        start: Some(TickPosition { agent_epoch: agent_epoch.to_owned(), sequence: 7 }),
+        ..root()
+    };
     let resume = |token: &str| SubscribeSpec { resume_token: token.to_owned(), ..root() };
     vec![
         (every(0, 0), invalid(&["spec.interval", "100ms to 1h, in whole milliseconds"])),
@@ -113,5 +119,8 @@ pub(super) fn bad_subscriptions() -> Vec<(SubscribeSpec, Refusal<'static>)> {
             not_found(&["spec.target", "no such cgroup"]),
         ),
         (resume("7"), invalid(&["spec.resume_token", "\"7\"", "Bookmark.resume_token"])),
+        (start(false, "", "7"), invalid(&["spec.start", "unset without every_tick"])),
+        (start(true, "7", "7"), invalid(&["spec.start", "unset with resume_token"])),
+        (start(true, "", "7"), invalid(&["spec.start", "\"7/7\"", "a uuid as agent_epoch"])),
     ]
 }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, os::fd::AsFd as _, thread};
 
 use anyhow::{Result, anyhow, ensure};
 use cgfleet_agent::{
-    kernel::Start,
+    kernel::{Lifecycle, Start},
     walker::{Order, Removals, Target, WalkEngine, WalkSpec},
 };
 use integration_tests::{cgroups::TestTree, effort::repetitions};

@@ -271,3 +271,86 @@ impl SeriesLog {
         series.columns.sort_unstable_by_key(|column| column.metric);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cgfleet_proto::v1::CgroupSample;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::codec::{ChunkBuilder, Frame, HeadDecoder, HeadEncoder};
+
+    prop_compose! {
+        fn any_sample()(
+            hierarchy_id in 0_u32..2,
+            // Few ids and few values, so that cgroups come, go and come back, and some stay as they are.
+            cgroup_id in 1_u64..9,
+            values in proptest::collection::vec((0..Metric::ALL.len() / 8, 0_u64..3), 0..4),
+        ) -> CgroupSample {
+            let mut sample = CgroupSample { hierarchy_id, cgroup_id, ..CgroupSample::default() };
+            for (metric, value) in values {
+                sample.set_metric(Metric::ALL[metric * 8], Some(value));
+            }
+            sample
+        }
+    }
+
+    fn any_ticks() -> impl Strategy<Value = Vec<(Frame, Vec<CgroupSample>)>> {
+        let frame = prop_oneof![1 => Just(Frame::Keyframe), 4 => Just(Frame::Delta)];
+        proptest::collection::vec((frame, proptest::collection::vec(any_sample(), 0..12)), 1..20)
+    }
+
+    /// The series of payloads, read as often as it takes, and in how many readings.
+    fn read(payloads: &[Vec<u8>], bytes_max: usize) -> (Vec<ChunkSeries>, usize) {
+        let (mut series, mut from, mut readings) = (Vec::new(), None, 0);
+        loop {
+            readings += 1;
+            let mut log = WindowLog::new(from, bytes_max);
+            let (mut decoder, mut changes) = (HeadDecoder::default(), TickChanges::default());
+            for (at_usec, payload) in (0..).zip(payloads) {
+                let values = decoder.apply_telling(payload, &mut changes).unwrap();
+                log.push(at_usec, values, &changes);
+            }
+            from = log.rest();
+            log.for_each(|found, places| {
+                let ticks: Vec<i64> = places.iter().map(|place| i64::try_from(*place).unwrap()).collect();
+                assert_eq!(found.ticks, ticks);
+                series.push(found.clone());
+                Ok::<(), ()>(())
+            })
+            .unwrap();
+            if from.is_none() {
+                return (series, readings);
+            }
+        }
+    }
+
+    proptest! {
+        /// Changes add up to what a builder of whole ticks makes, however little memory there is.
+        #[test]
+        fn series_are_those_of_the_ticks(ticks in any_ticks()) {
+            let mut encoder = HeadEncoder::default();
+            let mut decoder = HeadDecoder::default();
+            let mut builder = ChunkBuilder::default();
+            let mut payloads = Vec::new();
+            for (at_usec, (frame, samples)) in (0..).zip(&ticks) {
+                let payload = encoder.encode(samples, *frame).unwrap().payload;
+                for (key, values) in decoder.apply(&payload).unwrap().iter() {
+                    builder.push(at_usec, key, values);
+                }
+                payloads.push(payload);
+            }
+            let expect = builder.finish();
+            for bytes_max in [usize::MAX, 4 * CGROUP_BYTES, 0] {
+                let (found, readings) = read(&payloads, bytes_max);
+                prop_assert_eq!(&found, &expect);
+                match bytes_max {
+                    usize::MAX => prop_assert_eq!(readings, 1),
+                    // Without any, one cgroup at a time.
+                    0 => prop_assert_eq!(readings, expect.len().max(1)),
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::window::{hour_start, minute_of_hour};
 use crate::store::{
-    COUNTERS, GAUGES, GaugeRollup, HourRow, Minute, MinuteRow,
+    COUNTERS, GAUGES, GaugeRollup, HourRow, MinuteRow, StoredMinutes,
     codec::{CgroupKey, ChunkSeries, TickValues},
 };
 
@@ -82,33 +82,24 @@ impl RollupTicks {
     pub(super) fn roll_up(&self, series: &ChunkSeries, places: &[usize]) -> (Option<MinuteRow>, HourRow) {
         let present = places.iter().fold(0_u64, |present, place| present | 1 << self.minutes[*place]);
         let before = self.before.get(&series.key).filter(|_| places.first() == Some(&0));
-        let mut minutes = [Minute::default(); MINUTES];
         let mut hour = self.empty_hour(series, places, present, before.is_some());
+        let mut row = self.empty_minutes(series.key, present);
         for (nth, metric) in COUNTERS.iter().enumerate() {
             let Some(values) = column(series, *metric) else { continue };
-            let grown = self.growth(values, places, before.and_then(|before| before[nth]));
-            let total = grown.iter().fold(Grown::default(), |total, minute| Grown {
-                by: total.by + minute.by,
-                seconds: total.seconds + minute.seconds,
-            });
-            for (minute, grown) in minutes.iter_mut().zip(&grown) {
-                minute.rates[nth] = grown.rate();
-            }
+            let (minutes, total) = self.growth(values, places, before.and_then(|before| before[nth]));
+            row.rates[nth] = stored(present, &minutes.map(|grown| grown.rate()), |_| 0.0);
             hour.rates[nth] = total.rate();
             hour.rate_seconds[nth] = real(total.seconds);
-            hour.lasts[nth] = values.iter().rev().copied().flatten().next();
+            hour.measured[nth] = values.iter().any(Option::is_some);
         }
         for (nth, metric) in GAUGES.iter().enumerate() {
             let Some(values) = column(series, *metric) else { continue };
-            let (of_minutes, total) = self.gauge(values, places);
-            for (minute, gauged) in minutes.iter_mut().zip(&of_minutes) {
-                minute.gauges[nth] = gauged.rollup();
-            }
+            let (minutes, total) = self.gauge(values, places);
+            row.gauges[nth] = stored(present, &minutes.map(|gauged| gauged.rollup()), unchanged);
             hour.gauges[nth] = total.rollup();
             hour.gauge_ticks[nth] = total.ticks;
         }
-        let row = self.minute_row(series.key, present, &minutes);
-        hour.constant = is_constant(&hour, &row);
+        hour.constant = row == constant_minutes(&hour);
         ((!hour.constant).then_some(row), hour)
     }
 
@@ -122,7 +113,7 @@ impl RollupTicks {
             key: series.key,
             from_usec: self.from_usec,
             present,
-            lasts: [None; COUNTERS.len()],
+            measured: [false; COUNTERS.len()],
             rates: [None; COUNTERS.len()],
             rate_seconds: [0.0; COUNTERS.len()],
             gauges: [None; GAUGES.len()],
@@ -133,8 +124,13 @@ impl RollupTicks {
         }
     }
 
-    fn growth(&self, values: &[Option<u64>], places: &[usize], before: Option<u64>) -> [Grown; MINUTES] {
-        let mut grown = [Grown::default(); MINUTES];
+    fn growth(
+        &self,
+        values: &[Option<u64>],
+        places: &[usize],
+        before: Option<u64>,
+    ) -> ([Grown; MINUTES], Grown) {
+        let (mut minutes, mut total) = ([Grown::default(); MINUTES], Grown::default());
         let mut previous = before;
         let mut expected = 0;
         for (value, place) in values.iter().zip(places) {
@@ -145,11 +141,12 @@ impl RollupTicks {
             let Some(((earlier, later), elapsed)) = pair else { continue };
             // Less than before: it was reset, nobody knows after how much.
             let Some(by) = later.checked_sub(earlier) else { continue };
-            let minute = &mut grown[self.minutes[*place]];
-            minute.by += float(by);
-            minute.seconds += elapsed;
+            for grown in [&mut minutes[self.minutes[*place]], &mut total] {
+                grown.by += float(by);
+                grown.seconds += elapsed;
+            }
         }
-        grown
+        (minutes, total)
     }
 
     fn gauge(&self, values: &[Option<u64>], places: &[usize]) -> ([Gauged; MINUTES], Gauged) {
@@ -167,30 +164,51 @@ impl RollupTicks {
         (minutes, total)
     }
 
-    /// The minutes that are not what the stored one before them says already.
-    fn minute_row(&self, key: CgroupKey, present: u64, minutes: &[Minute; MINUTES]) -> MinuteRow {
-        let mut row = MinuteRow {
-            boot_id: self.boot_id,
-            key,
-            from_usec: self.from_usec,
-            present,
-            stored: 0,
-            minutes: Vec::new(),
-        };
-        for (nth, minute) in minutes.iter().enumerate().filter(|(nth, _)| present >> nth & 1 == 1) {
-            if row.minutes.last().map(Minute::unchanged) != Some(*minute) {
-                row.stored |= 1 << nth;
-                row.minutes.push(*minute);
-            }
-        }
-        row
+    /// Minutes in which no metric was measured.
+    fn empty_minutes(&self, key: CgroupKey, present: u64) -> MinuteRow {
+        let (boot_id, from_usec) = (self.boot_id, self.from_usec);
+        let rates = std::array::from_fn(|_| first_only(present, None));
+        let gauges = std::array::from_fn(|_| first_only(present, None));
+        MinuteRow { boot_id, key, from_usec, present, rates, gauges }
     }
 }
 
-/// Whether all minutes are one that did not change, and the hour says what it was.
-fn is_constant(hour: &HourRow, row: &MinuteRow) -> bool {
-    let [minute] = row.minutes.as_slice() else { return false };
-    minute.unchanged() == *minute && *minute == Minute { rates: hour.rates, gauges: hour.gauges }
+/// The minutes that are not what the stored one before them says already.
+fn stored<T: Copy + PartialEq>(
+    present: u64,
+    minutes: &[Option<T>; MINUTES],
+    unchanged: impl Fn(T) -> T,
+) -> StoredMinutes<T> {
+    let mut found = StoredMinutes { stored: 0, values: Vec::new() };
+    for (nth, minute) in minutes.iter().enumerate().filter(|(nth, _)| present >> nth & 1 == 1) {
+        if found.values.last().is_none_or(|before| before.map(&unchanged) != *minute) {
+            found.stored |= 1 << nth;
+            found.values.push(*minute);
+        }
+    }
+    found
+}
+
+/// What the next minute is if the gauge does not move.
+fn unchanged(gauge: GaugeRollup) -> GaugeRollup {
+    GaugeRollup { last: gauge.last, mean: gauge.last, max: gauge.last }
+}
+
+/// The first minute, and nothing that changes behind it.
+fn first_only<T>(present: u64, value: Option<T>) -> StoredMinutes<T> {
+    StoredMinutes { stored: present & present.wrapping_neg(), values: vec![value] }
+}
+
+/// The minutes of a cgroup of which nothing changes within an hour: as the hour says.
+fn constant_minutes(hour: &HourRow) -> MinuteRow {
+    MinuteRow {
+        boot_id: hour.boot_id,
+        key: hour.key,
+        from_usec: hour.from_usec,
+        present: hour.present,
+        rates: hour.rates.map(|rate| first_only(hour.present, rate.map(|_| 0.0))),
+        gauges: hour.gauges.map(|gauge| first_only(hour.present, gauge.map(unchanged))),
+    }
 }
 
 /// Adds a later window's rows of an hour to those that are there. What were constant minutes of a cgroup that is not
@@ -217,17 +235,6 @@ pub(super) fn merge_hours(stored: Vec<HourRow>, new: Vec<HourRow>) -> (Vec<HourR
     (merged, minutes)
 }
 
-fn constant_minutes(row: &HourRow) -> MinuteRow {
-    MinuteRow {
-        boot_id: row.boot_id,
-        key: row.key,
-        from_usec: row.from_usec,
-        present: row.present,
-        stored: 1 << row.present.trailing_zeros(),
-        minutes: vec![Minute { rates: row.rates, gauges: row.gauges }],
-    }
-}
-
 fn sum_of(earlier: &HourRow, later: &HourRow) -> HourRow {
     let mut sum = later.clone();
     sum.present |= earlier.present;
@@ -239,7 +246,7 @@ fn sum_of(earlier: &HourRow, later: &HourRow) -> HourRow {
             seconds: f64::from(row.rate_seconds[nth]),
         });
         let total = Grown { by: grown[0].by + grown[1].by, seconds: grown[0].seconds + grown[1].seconds };
-        sum.lasts[nth] = later.lasts[nth].or(earlier.lasts[nth]);
+        sum.measured[nth] |= earlier.measured[nth];
         sum.rates[nth] = total.rate();
         sum.rate_seconds[nth] = real(total.seconds);
     }
@@ -255,11 +262,8 @@ fn sum_of(earlier: &HourRow, later: &HourRow) -> HourRow {
             (before, after) => after.or(before),
         };
     }
-    sum.constant = earlier.constant
-        && later.constant
-        && earlier.rates == later.rates
-        && earlier.gauges == later.gauges
-        && earlier.lasts == later.lasts;
+    sum.constant =
+        earlier.constant && later.constant && earlier.rates == later.rates && earlier.gauges == later.gauges;
     sum
 }
 

@@ -9,7 +9,10 @@ use cgfleet_rpc::channel::{self, Channel, InvalidTarget};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::store::{HostRecord, StoredHost};
+use crate::{
+    latest::SharedTick,
+    store::{HostRecord, StoredHost},
+};
 
 /// Heartbeats that may be missing before a host is lost.
 const MISSING_HEARTBEATS_MAX: u32 = 3;
@@ -33,6 +36,8 @@ struct State {
     ingesting: bool,
     heartbeat: Option<(Instant, SystemTime)>,
     last_tick_at: Option<SystemTime>,
+    ingest_lag: Option<Duration>,
+    latest: Option<SharedTick>,
 }
 
 impl State {
@@ -45,6 +50,8 @@ impl State {
             ingesting: false,
             heartbeat: None,
             last_tick_at: None,
+            ingest_lag: None,
+            latest: None,
         })
     }
 }
@@ -146,8 +153,31 @@ impl Host {
         self.state().last_tick_at
     }
 
-    /// Notes that a tick was stored.
+    /// How long the newest tick took to be stored, if one was since the server started.
+    pub fn ingest_lag(&self) -> Option<Duration> {
+        self.state().ingest_lag
+    }
+
+    /// Notes that a tick was stored, at this moment.
     pub fn tick_stored(&self, tick_at: SystemTime) {
-        self.state().last_tick_at = Some(tick_at);
+        let lag = SystemTime::now().duration_since(tick_at).unwrap_or_default();
+        let mut state = self.state();
+        state.last_tick_at = Some(tick_at);
+        state.ingest_lag = Some(lag);
+    }
+
+    /// Its last tick, if ingest received one since the server started, or somebody read it.
+    pub fn latest(&self) -> Option<SharedTick> {
+        self.state().latest.clone()
+    }
+
+    /// Its last tick; this one, which is from the store, if there is none yet.
+    pub fn latest_or(&self, stored: SharedTick) -> SharedTick {
+        self.state().latest.get_or_insert(stored).clone()
+    }
+
+    /// Takes its last tick from ingest from now on.
+    pub fn set_latest(&self, received: SharedTick) {
+        self.state().latest = Some(received);
     }
 }

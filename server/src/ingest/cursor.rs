@@ -34,8 +34,9 @@ pub enum Step {
     },
 }
 
-/// Judges a tick by the host's last stored one. `tick_at` has to be later than the last tick's.
-pub fn step(cursor: Option<&Cursor>, tick: TickId) -> Step {
+/// Judges a tick by the host's last stored one. `tick_at` has to be later than the last tick's. Whether ticks
+/// before it were `missed` says its stream: those that it passes over else, the agent did not take.
+pub fn step(cursor: Option<&Cursor>, tick: TickId, missed: bool) -> Step {
     let new_epoch = cursor.is_none_or(|last| last.epoch != tick.epoch);
     if !new_epoch && cursor.is_some_and(|last| tick.sequence < last.next_seq) {
         return Step::Duplicate;
@@ -45,8 +46,9 @@ pub fn step(cursor: Option<&Cursor>, tick: TickId) -> Step {
     let gap = cursor.and_then(|last| {
         let reason = match new_epoch {
             true => GapReason::AgentRestarted,
-            false if tick.sequence > last.next_seq => GapReason::NotReceived,
-            false => return None,
+            false if tick.sequence == last.next_seq => return None,
+            false if missed => GapReason::NotReceived,
+            false => GapReason::NotTaken,
         };
         Some(Gap { after_at: last.last_tick_at, before_at: tick.tick_at, reason })
     });
@@ -75,12 +77,14 @@ mod tests {
         let check = |cursor: Option<Cursor>, (number, sequence), expect: Option<Option<GapReason>>| {
             let tick = TickId { epoch: epoch(number), sequence, tick_at: at(110) };
             let new_epoch = cursor.is_none_or(|cursor| cursor.epoch != tick.epoch);
+            let reason = expect.flatten();
             let expect = expect.map_or(Step::Duplicate, |reason| Step::Append {
                 next: Cursor { epoch: tick.epoch, next_seq: sequence + 1, last_tick_at: at(110) },
                 gap: reason.map(|reason| Gap { after_at: at(100), before_at: at(110), reason }),
                 new_epoch,
             });
-            assert_eq!(step(cursor.as_ref(), tick), expect, "{cursor:?} {tick:?}");
+            let missed = reason != Some(GapReason::NotTaken);
+            assert_eq!(step(cursor.as_ref(), tick, missed), expect, "{cursor:?} {tick:?}");
         };
         check(None, (1, 0), Some(None));
         check(None, (1, 7), Some(None));
@@ -88,6 +92,7 @@ mod tests {
         check(Some(cursor), (1, 4), None);
         check(Some(cursor), (1, 0), None);
         check(Some(cursor), (1, 6), Some(Some(GapReason::NotReceived)));
+        check(Some(cursor), (1, 6), Some(Some(GapReason::NotTaken)));
         check(Some(cursor), (2, 5), Some(Some(GapReason::AgentRestarted)));
         check(Some(cursor), (2, 0), Some(Some(GapReason::AgentRestarted)));
     }
@@ -110,7 +115,7 @@ mod tests {
                     now += 1;
                     let tick = TickId { epoch: epoch(number), sequence, tick_at: at(now) };
                     let before = cursor;
-                    let Step::Append { next, gap, .. } = step(cursor.as_ref(), tick) else {
+                    let Step::Append { next, gap, .. } = step(cursor.as_ref(), tick, lost > 0) else {
                         prop_assert!(stored.contains(&(tick.epoch, tick.sequence)));
                         continue;
                     };

@@ -1,20 +1,37 @@
-//! One host's stream on its way into the store: which ticks are new, what time they have, what of
-//! them has to be written.
+//! One host's ticks on their way into the store: which are new, what time they have, what of them has to be
+//! written. It goes on from stream to stream; some of its ticks may be under way to the store.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    time::{Duration, SystemTime},
+};
 
-use cgfleet_proto::v1::{CgroupSample, GapReason};
+use cgfleet_proto::v1::{CgroupSample, GapReason, RemovedCgroup, Workload};
+use futures::{
+    FutureExt as _,
+    future::{self, BoxFuture},
+};
 use uuid::Uuid;
 
-use super::{IngestHandle, Step, TickClock, TickId, step};
-use crate::store::{
-    CgroupIdentity, Cursor, Fence, OpenedStream, StoreError, TickRow, WriteOutcome,
-    codec::{CgroupKey, CodecError, Frame, HeadEncoder},
-    same_utc_hour,
+use super::{
+    IngestHandle, Step, TickClock, TickId, step,
+    writer::{Outcome, Taken},
+};
+use crate::{
+    latest::{LatestTick, SharedTick, TickMoment, TickRows},
+    store::{
+        CgroupIdentity, Cursor, Fence, GoneCgroup, OpenedStream, StoreError, TickRow,
+        codec::{CgroupKey, CodecError, EncodedHead, Frame},
+        same_utc_hour, truncate_to_usec,
+    },
 };
 
 /// The most ticks from one keyframe to the next. More make smaller rows and slower reads.
 const KEYFRAME_TICKS: u32 = 60;
+
+/// Ticks of a host that are under way to the store. More are of no use to an agent that ticks as often as it can.
+const UNDERWAY_TICKS_MAX: usize = 8;
 
 /// One tick as it arrived from an agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,16 +46,24 @@ pub struct Tick {
     pub boottime: Duration,
     /// The agent's wall clock at the same moment.
     pub sampled_at: SystemTime,
-    /// The server's clock when its header arrived.
+    /// The agent's CLOCK_BOOTTIME when it was sent.
+    pub sent_boottime: Duration,
+    /// The server's clock when it arrived.
     pub received_at: SystemTime,
-    /// Every cgroup, each once.
+    /// Whether ticks right before it were taken, and are not to be had.
+    pub missed: bool,
+    /// Whether it has every cgroup; else what changed since the tick that was stored before it.
+    pub is_whole: bool,
+    /// Cgroups, each once.
     pub samples: Vec<CgroupSample>,
+    /// Cgroups that were removed since the tick before: not among the samples.
+    pub removed: Vec<RemovedCgroup>,
 }
 
 /// What became of a tick that needs no further care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    /// It is in the store.
+    /// It is in the store, or on its way there from the spool.
     Appended {
         /// Its time by the server's clock.
         tick_at: SystemTime,
@@ -49,7 +74,7 @@ pub enum Stored {
     Duplicate,
 }
 
-/// Why a tick was not stored. The host's stream has to be opened again before the next one.
+/// Why a tick was not stored. The host has to be opened again before the next one.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
     /// Somebody else opened the host's stream, or the cursor is not where this one left it.
@@ -65,6 +90,8 @@ pub enum IngestError {
     Refused {
         /// The host.
         host_id: Uuid,
+        /// The agent process.
+        agent_epoch: Uuid,
         /// The tick.
         sequence: u64,
         /// Why.
@@ -75,10 +102,20 @@ pub enum IngestError {
     Encode {
         /// The host.
         host_id: Uuid,
+        /// The agent process.
+        agent_epoch: Uuid,
         /// The tick.
         sequence: u64,
         /// Why.
         source: CodecError,
+    },
+    /// It says what changed since a tick that is not known.
+    #[error("tick {sequence} of host {host_id} has changes alone, and the tick before it is not known")]
+    NothingToChange {
+        /// The host.
+        host_id: Uuid,
+        /// The tick.
+        sequence: u64,
     },
     /// The store could not open the stream.
     #[error(transparent)]
@@ -88,17 +125,42 @@ pub enum IngestError {
     WriterStopped,
 }
 
-/// The ingest side of one host's stream. It holds the host's last tick, so there is one at a time;
-/// opening another makes this one [`Fenced`](IngestError::Fenced).
-#[derive(Debug)]
+/// The ingest side of one host. It holds the host's last tick, so there is one at a time; opening another makes
+/// this one [`Fenced`](IngestError::Fenced). After an error it is of no use.
 pub struct HostIngest {
     handle: IngestHandle,
     host_id: Uuid,
     fence: Fence,
+    /// Behind the last tick that was submitted.
     cursor: Option<Cursor>,
+    /// Of the stream.
     clock: Option<TickClock>,
-    encoder: HeadEncoder,
+    /// The last tick that was submitted, upon which the next is built: whatever is under way is stored in order, or
+    /// what is behind it is fenced.
+    latest: SharedTick,
     deltas_since_keyframe: u32,
+    underway: VecDeque<Underway>,
+}
+
+/// A tick that is under way to the store.
+struct Underway {
+    outcome: BoxFuture<'static, Option<Outcome>>,
+    agent_epoch: Uuid,
+    sequence: u64,
+    tick_at: SystemTime,
+    gap: Option<GapReason>,
+}
+
+impl fmt::Debug for HostIngest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host_id, fence, cursor, .. } = self;
+        f.debug_struct("HostIngest")
+            .field("host_id", host_id)
+            .field("fence", fence)
+            .field("cursor", cursor)
+            .field("underway", &self.underway.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl HostIngest {
@@ -109,76 +171,124 @@ impl HostIngest {
             fence: opened.fence,
             cursor: opened.cursor,
             clock: None,
-            encoder: HeadEncoder::default(),
+            latest: SharedTick::default(),
             deltas_since_keyframe: 0,
+            underway: VecDeque::new(),
         }
     }
 
-    /// The host's last stored tick.
+    /// The host's last tick, stored or under way.
     pub fn cursor(&self) -> Option<Cursor> {
         self.cursor
     }
 
-    /// Stores a tick and returns when it is stored, however long Postgres is away. A tick whose call
-    /// was dropped may or may not be stored; the next one then finds the cursor moved and is fenced.
+    /// The host's last tick, as it is submitted from now on.
+    pub fn latest(&self) -> SharedTick {
+        self.latest.clone()
+    }
+
+    /// Says that the next tick is the first of another stream.
+    pub fn begin_stream(&mut self) {
+        self.clock = None;
+    }
+
+    /// Whether one more tick may be submitted.
+    pub fn has_room(&self) -> bool {
+        self.underway.len() < UNDERWAY_TICKS_MAX
+    }
+
+    /// Whether ticks are under way.
+    pub fn is_underway(&self) -> bool {
+        !self.underway.is_empty()
+    }
+
+    /// Stores a tick and returns when it is stored or spooled, and all before it, however long Postgres is away.
     pub async fn store(&mut self, tick: Tick) -> Result<Stored, IngestError> {
-        let clock = self.clock.get_or_insert(TickClock::anchor(tick.boottime, tick.received_at));
+        let is_new = self.submit(tick)?;
+        let mut last = Stored::Duplicate;
+        while self.is_underway() {
+            last = self.settle().await?;
+        }
+        Ok(if is_new { last } else { Stored::Duplicate })
+    }
+
+    /// What became of the oldest tick under way. Only where there is one; dropped before it is known, it may be
+    /// asked again.
+    pub async fn settle(&mut self) -> Result<Stored, IngestError> {
+        let host_id = self.host_id;
+        let Some(oldest) = self.underway.front_mut() else { return future::pending().await };
+        let outcome = (&mut oldest.outcome).await;
+        let Underway { agent_epoch, sequence, tick_at, gap, .. } = *oldest;
+        self.underway.pop_front();
+        match outcome {
+            Some(Ok(Taken::Stored | Taken::Spooled)) => Ok(Stored::Appended { tick_at, gap }),
+            Some(Ok(Taken::Fenced)) => Err(IngestError::Fenced { host_id }),
+            Some(Err(source)) => Err(IngestError::Refused { host_id, agent_epoch, sequence, source }),
+            None => Err(IngestError::WriterStopped),
+        }
+    }
+
+    /// Sends a tick to the store, unless it is there already; false then.
+    pub fn submit(&mut self, tick: Tick) -> Result<bool, IngestError> {
+        let clock = self.clock.get_or_insert(TickClock::anchor(tick.sent_boottime, tick.received_at));
         let last_tick_at = self.cursor.map(|last| last.last_tick_at);
         let tick_at = clock.tick_at(tick.boottime, tick.received_at, last_tick_at);
         let id = TickId { epoch: tick.agent_epoch, sequence: tick.sequence, tick_at };
-        let Step::Append { next, gap, new_epoch } = step(self.cursor.as_ref(), id) else {
-            return Ok(Stored::Duplicate);
+        let Step::Append { next, gap, new_epoch } = step(self.cursor.as_ref(), id, tick.missed) else {
+            return Ok(false);
         };
+        let latest = self.latest.clone();
+        let mut latest = latest.lock();
         if new_epoch {
             // Perhaps of another boot: nothing that is known of the host's cgroups holds.
-            self.encoder.reset();
+            latest.forget();
         }
         let (host_id, sequence) = (self.host_id, tick.sequence);
-        let new_cgroups = self.new_cgroups(&tick);
-        let encoded = self
-            .encoder
-            .encode(&tick.samples, self.frame_for(tick_at, gap.is_some()))
-            .map_err(|source| IngestError::Encode { host_id, sequence, source })?;
-        let row = TickRow {
-            host_id,
-            fence: self.fence,
-            follows: self.cursor,
-            agent_epoch: tick.agent_epoch,
-            sequence,
-            boot_id: tick.boot_id,
-            tick_at,
-            sampled_at: tick.sampled_at,
-            frame: encoded.frame,
-            cgroup_count: encoded.cgroup_count,
-            payload: encoded.payload,
-            new_cgroups,
-            gap,
-        };
-        match self.handle.write(row).await {
-            Some(Ok(WriteOutcome::Stored | WriteOutcome::AlreadyStored)) => {}
-            Some(Ok(WriteOutcome::Fenced)) => return Err(IngestError::Fenced { host_id }),
-            Some(Err(source)) => return Err(IngestError::Refused { host_id, sequence, source }),
-            None => return Err(IngestError::WriterStopped),
+        let is_fresh = !latest.is_known();
+        if is_fresh && !tick.is_whole {
+            return Err(IngestError::NothingToChange { host_id, sequence });
         }
-        self.encoder.commit(encoded.next);
-        self.cursor = Some(next);
+        let frame = self.frame_for(tick_at, gap.is_some());
+        let departed = latest.departed().to_vec();
+        let (encoded, rows, ends) = advance(&mut latest, tick, tick_at, frame)
+            .map_err(|source| IngestError::Encode { host_id, agent_epoch: id.epoch, sequence, source })?;
+        let life = Life { tick_at, before: last_tick_at.unwrap_or(tick_at), ends, departed };
         self.deltas_since_keyframe = match encoded.frame {
             Frame::Keyframe => 0,
             Frame::Delta => self.deltas_since_keyframe + 1,
         };
-        Ok(Stored::Appended { tick_at, gap: gap.map(|gap| gap.reason) })
+        let row = TickRow {
+            host_id,
+            fence: self.fence,
+            follows: self.cursor,
+            agent_epoch: id.epoch,
+            sequence,
+            boot_id: rows.boot_id,
+            tick_at,
+            sampled_at: rows.sampled_at,
+            frame: encoded.frame,
+            cgroup_count: encoded.cgroup_count,
+            is_fresh,
+            new_cgroups: rows.identities(&encoded.new),
+            names: rows.names(),
+            gone: life.gone(&encoded.gone),
+            payload: encoded.payload,
+            gap,
+        };
+        self.cursor = Some(next);
+        self.send(row, gap.map(|gap| gap.reason));
+        Ok(true)
     }
 
-    fn new_cgroups(&self, tick: &Tick) -> Vec<CgroupIdentity> {
-        let is_new = |sample: &&CgroupSample| !self.encoder.contains(CgroupKey::of(sample));
-        let identity = |sample: &CgroupSample| CgroupIdentity {
-            boot_id: tick.boot_id,
-            key: CgroupKey::of(sample),
-            parent_id: sample.parent_id,
-            level: sample.level,
-            path: sample.path.clone(),
-        };
-        tick.samples.iter().filter(is_new).map(identity).collect()
+    fn send(&mut self, row: TickRow, gap: Option<GapReason>) {
+        let TickRow { agent_epoch, sequence, tick_at, .. } = row;
+        let handle = self.handle.clone();
+        let mut outcome = async move { handle.write(row).await }.boxed();
+        // Asked once, so that ticks are sent in their order whoever is asked next.
+        if let Some(done) = (&mut outcome).now_or_never() {
+            outcome = future::ready(done).boxed();
+        }
+        self.underway.push_back(Underway { outcome, agent_epoch, sequence, tick_at, gap });
     }
 
     /// A new stream and a new epoch need no rule here: their encoder has nothing to build upon.
@@ -186,5 +296,105 @@ impl HostIngest {
         let same_partition = self.cursor.is_some_and(|last| same_utc_hour(last.last_tick_at, tick_at));
         let keyframe_due = self.deltas_since_keyframe + 1 >= KEYFRAME_TICKS;
         if after_gap || keyframe_due || !same_partition { Frame::Keyframe } else { Frame::Delta }
+    }
+}
+
+/// Makes the host's last tick this one. A cgroup whose removal was seen is in the tick that tells of it, with what it
+/// had in the end, and leaves with the next.
+fn advance(
+    latest: &mut LatestTick,
+    tick: Tick,
+    tick_at: SystemTime,
+    frame: Frame,
+) -> Result<(EncodedHead, Rows, Vec<RemovalNote>), CodecError> {
+    let Tick { agent_epoch, sequence, boot_id, is_whole, mut samples, removed, .. } = tick;
+    // As it is read back.
+    let sampled_at = truncate_to_usec(tick.sampled_at);
+    let (mut gone, mut departed) = (latest.departed().to_vec(), Vec::new());
+    let mut ends = Vec::with_capacity(removed.len());
+    for RemovedCgroup { sample, created_at, removed_at, .. } in removed {
+        let Some(sample) = sample else { continue };
+        let key = CgroupKey::of(&sample);
+        let has_last_point = removed_at.is_some();
+        let created_at = created_at.and_then(|at| SystemTime::try_from(at).ok());
+        ends.push(RemovalNote { key, created_at, has_last_point });
+        if has_last_point {
+            departed.push(key);
+            samples.push(sample);
+        } else {
+            gone.push(key);
+        }
+    }
+    let rows = match is_whole {
+        true => TickRows::Whole(&samples),
+        false => TickRows::Changes { changed: &samples, removed: &gone },
+    };
+    let moment = TickMoment { agent_epoch, sequence, boot_id, tick_at, sampled_at };
+    let encoded = latest.advance(moment, rows, departed, frame)?;
+    Ok((encoded, Rows { boot_id, sampled_at, samples }, ends))
+}
+
+/// What a tick has of cgroups.
+struct Rows {
+    boot_id: Uuid,
+    sampled_at: SystemTime,
+    samples: Vec<CgroupSample>,
+}
+
+impl Rows {
+    /// What those of these keys are, which ascend.
+    fn identities(&self, new: &[CgroupKey]) -> Vec<CgroupIdentity> {
+        if new.is_empty() {
+            return Vec::new();
+        }
+        let is_new = |sample: &&CgroupSample| new.binary_search(&CgroupKey::of(sample)).is_ok();
+        let identity = |sample: &CgroupSample| CgroupIdentity {
+            boot_id: self.boot_id,
+            key: CgroupKey::of(sample),
+            parent_id: sample.parent_id,
+            level: sample.level,
+            path: sample.path.clone(),
+        };
+        self.samples.iter().filter(is_new).map(identity).collect()
+    }
+
+    /// What runs in them: an agent says it with a cgroup's first row, and when it becomes known.
+    fn names(&self) -> Vec<(CgroupKey, Workload)> {
+        let named =
+            |sample: &CgroupSample| Some((CgroupKey::of(sample), (**sample.workload.as_ref()?).clone()));
+        self.samples.iter().filter_map(named).collect()
+    }
+}
+
+/// What a tick tells of a removal.
+struct RemovalNote {
+    key: CgroupKey,
+    created_at: Option<SystemTime>,
+    has_last_point: bool,
+}
+
+/// Which tick was the last of cgroups that are gone.
+struct Life {
+    tick_at: SystemTime,
+    before: SystemTime,
+    ends: Vec<RemovalNote>,
+    /// Those of which it was said with the tick before.
+    departed: Vec<CgroupKey>,
+}
+
+impl Life {
+    /// Of those that the tick does not have any more, the tick before was the last; of those that have their last
+    /// point in this one, this.
+    fn gone(self, removed: &[CgroupKey]) -> Vec<GoneCgroup> {
+        let Self { tick_at, before, ends, departed } = self;
+        let told: HashSet<CgroupKey> = ends.iter().map(|end| end.key).chain(departed).collect();
+        let ended = ends.into_iter().map(|RemovalNote { key, created_at, has_last_point }| GoneCgroup {
+            key,
+            created_at,
+            last_tick_at: if has_last_point { tick_at } else { before },
+        });
+        let others = removed.iter().filter(|key| !told.contains(key));
+        let others = others.map(|key| GoneCgroup { key: *key, created_at: None, last_tick_at: before });
+        ended.chain(others).collect()
     }
 }

@@ -167,7 +167,9 @@ impl Cluster {
             .kill_on_drop(true)
             .spawn()
             .map_err(&run_failed)?;
-        let statements = format!("create role {ROLE} login\ncreate database {ROLE} owner {ROLE}\n");
+        let statements = format!(
+            "create role {ROLE} login\ncreate role cgfleet_reader nologin\ncreate database {ROLE} owner {ROLE}\n"
+        );
         if let Some(mut stdin) = child.stdin.take() {
             // If it ended before it read this, its exit status says more than a broken pipe.
             let _ = stdin.write_all(statements.as_bytes()).await;

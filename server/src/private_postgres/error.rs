@@ -129,6 +129,16 @@ pub enum PrivatePostgresError {
         /// The end of its log.
         log: String,
     },
+    /// It does not stay up.
+    #[error("Postgres was started {times} times within {within:?} and ended each time; at last: {last}")]
+    GivenUp {
+        /// How often.
+        times: usize,
+        /// In which time.
+        within: Duration,
+        /// How it ended the last time.
+        last: String,
+    },
     /// Something takes too long.
     #[error("{operation} took longer than {limit:?}; the Postgres log ends: {log}")]
     Timeout {

@@ -8,6 +8,7 @@ mod cluster;
 mod dump;
 mod error;
 mod leftovers;
+mod restarts;
 
 use std::{
     path::{Path, PathBuf},
@@ -21,10 +22,15 @@ use nix::{
 };
 use tokio::{
     process::{Child, Command},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
-use self::{binaries::Binaries, cluster::Cluster, leftovers::PidFile};
+use self::{
+    binaries::Binaries,
+    cluster::Cluster,
+    leftovers::PidFile,
+    restarts::{Restart, Restarts},
+};
 pub use self::{
     dump::{backup, restore},
     error::PrivatePostgresError,
@@ -90,17 +96,42 @@ impl PrivatePostgres {
             }
         }
         cluster::make_private_dir(&socket_dir)?;
-        cluster.begin_log()?;
-        let program = binaries.program("postgres");
-        let postmaster = postmaster_command(&program, &cluster, &socket_dir)
-            .stdout(cluster.append_to_log()?)
-            .stderr(cluster.append_to_log()?)
-            .spawn()
-            .map_err(|source| PrivatePostgresError::Run { program, source })?;
+        let postmaster = spawn_postmaster(&binaries.program("postgres"), &cluster, &socket_dir)?;
         let mut postgres = Self { postmaster, cluster, socket_dir, bin_dir: binaries.dir };
         postgres.wait_until_ready().await?;
         tracing::info!(pid = postgres.postmaster.id(), major = binaries.major, "the private Postgres runs");
         Ok(postgres)
+    }
+
+    /// Starts Postgres again whenever it ends although nobody stopped it; returns why it was given up. Where its file
+    /// system is full, it never is.
+    pub async fn keep_running(&mut self, is_full: impl Fn() -> bool) -> PrivatePostgresError {
+        let mut restarts = Restarts::default();
+        let mut error = self.exited().await;
+        loop {
+            match restarts.next(Instant::now().into_std(), is_full()) {
+                Restart::After(pause) => {
+                    tracing::error!(%error, "the private Postgres has ended, starting it again");
+                    sleep(pause).await;
+                }
+                Restart::GiveUp { times, within } => {
+                    return PrivatePostgresError::GivenUp { times, within, last: error.to_string() };
+                }
+            }
+            error = match self.start_again().await {
+                Ok(()) => self.exited().await,
+                Err(error) => error,
+            };
+        }
+    }
+
+    /// Starts it on the same data, after what was left of it has gone.
+    async fn start_again(&mut self) -> Result<(), PrivatePostgresError> {
+        leftovers::stop_leftovers(&self.cluster).await?;
+        self.postmaster = spawn_postmaster(&self.bin_dir.join("postgres"), &self.cluster, &self.socket_dir)?;
+        self.wait_until_ready().await?;
+        tracing::info!(pid = self.postmaster.id(), "the private Postgres runs again");
+        Ok(())
     }
 
     /// The database, for the store to connect to.
@@ -178,6 +209,19 @@ impl Drop for PrivatePostgres {
     fn drop(&mut self) {
         self.signal(Signal::SIGINT);
     }
+}
+
+fn spawn_postmaster(
+    program: &Path,
+    cluster: &Cluster,
+    socket_dir: &Path,
+) -> Result<Child, PrivatePostgresError> {
+    cluster.begin_log()?;
+    postmaster_command(program, cluster, socket_dir)
+        .stdout(cluster.append_to_log()?)
+        .stderr(cluster.append_to_log()?)
+        .spawn()
+        .map_err(|source| PrivatePostgresError::Run { program: program.to_owned(), source })
 }
 
 /// What must be so is said here, where postgresql.conf cannot change it; sizes and costs are left to

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use cgfleet_proto::v1::{
-    Host as WireHost, HostState, HostStatus, ListHostsRequest, ListHostsResponse, RegisterHostRequest,
-    RegisterHostResponse,
+    Backlog as WireBacklog, HistoryGap, Host as WireHost, HostBacklog as WireHostBacklog, HostState,
+    HostStatus, ListHostsRequest, ListHostsResponse, RegisterHostRequest, RegisterHostResponse,
 };
 use cgfleet_rpc::wire_error::WireError;
 use uuid::Uuid;
 
 use super::Fleet;
-use crate::{hosts::Host, ingest::keep_ingesting, store::HostRecord};
+use crate::{
+    hosts::Host,
+    ingest::{Backlog, HostBacklog, keep_ingesting},
+    store::HostRecord,
+};
 
 /// The most hosts in one answer.
 const PAGE_HOSTS_MAX: usize = 1000;
@@ -66,7 +70,35 @@ pub(super) fn list(fleet: &Fleet, request: &ListHostsRequest) -> Result<ListHost
     Ok(ListHostsResponse {
         hosts: hosts.iter().map(|host| status(fleet, host)).collect(),
         next_page_token: last.map(|(hostname, host_id)| format!("{host_id}/{hostname}")).unwrap_or_default(),
+        backlog: Some(backlog(fleet.ingest.backlog())),
     })
+}
+
+fn backlog(backlog: Backlog) -> WireBacklog {
+    let (failing_since, error) = backlog.failing.map(|failing| (failing.since.into(), failing.error)).unzip();
+    WireBacklog {
+        failing_since,
+        error: error.unwrap_or_default(),
+        spooled_ticks: backlog.spooled.map_or(0, |held| held.ticks),
+        spooled_since: backlog.spooled.map(|held| held.since.into()),
+        spool_bytes: backlog.spool_bytes,
+        spool_bytes_max: backlog.spool_bytes_max,
+        dropped_ticks: backlog.ticks_dropped,
+    }
+}
+
+fn host_backlog(backlog: HostBacklog) -> WireHostBacklog {
+    WireHostBacklog {
+        spooled_ticks: backlog.spooled.map_or(0, |held| held.ticks),
+        spooled_since: backlog.spooled.map(|held| held.since.into()),
+        waiting_since: backlog.waiting_since.map(Into::into),
+        last_gap: backlog.last_gap.map(|gap| HistoryGap {
+            after: Some(gap.after_at.into()),
+            before: Some(gap.before_at.into()),
+            reason: gap.reason.into(),
+            ..HistoryGap::default()
+        }),
+    }
 }
 
 /// A page token is the place behind which the page begins.
@@ -89,6 +121,8 @@ fn status(fleet: &Fleet, host: &Host) -> HostStatus {
         state: if up { HostState::Up } else { HostState::Lost }.into(),
         heartbeat_at: host.heartbeat_at().map(Into::into),
         last_tick_at: host.last_tick_at().map(Into::into),
+        ingest_lag: host.ingest_lag().and_then(|lag| lag.try_into().ok()),
+        backlog: Some(host_backlog(fleet.ingest.backlog_of(host.host_id()))),
         host: Some(WireHost {
             host_id: record.host_id.to_string(),
             boot_id: record.boot_id.to_string(),

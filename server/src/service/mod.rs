@@ -6,6 +6,7 @@ mod collectors;
 mod flush;
 mod history;
 mod hosts;
+mod latest;
 mod metrics;
 mod query;
 mod subscribe;
@@ -18,9 +19,10 @@ use cgfleet_proto::v1::{
     FleetServiceDeleteViewResponse, FleetServiceFlushRequest, FleetServiceFlushResponse,
     FleetServiceListCollectorsRequest, FleetServiceListCollectorsResponse, FleetServiceListViewsRequest,
     FleetServiceListViewsResponse, FleetServiceSetCollectorRequest, FleetServiceSetCollectorResponse,
-    FleetServiceSubscribeRequest, FleetServiceSubscribeResponse, ListHostsRequest, ListHostsResponse,
-    ListMetricsRequest, ListMetricsResponse, QueryHistoryRequest, QueryHistoryResponse, QueryRequest,
-    QueryResponse, RegisterHostRequest, RegisterHostResponse, fleet_service_server::FleetService,
+    FleetServiceSubscribeRequest, FleetServiceSubscribeResponse, GetLatestRequest, GetLatestResponse,
+    ListHostsRequest, ListHostsResponse, ListMetricsRequest, ListMetricsResponse, QueryHistoryRequest,
+    QueryHistoryResponse, QueryRequest, QueryResponse, RegisterHostRequest, RegisterHostResponse,
+    fleet_service_server::FleetService,
 };
 use futures::Stream;
 use tokio::sync::Semaphore;
@@ -56,6 +58,7 @@ impl FleetService for Fleet {
     type QueryStream = Answers<QueryResponse>;
     type FlushStream = Answers<FleetServiceFlushResponse>;
     type QueryHistoryStream = Answers<QueryHistoryResponse>;
+    type GetLatestStream = Answers<GetLatestResponse>;
     type ListCollectorsStream = Answers<FleetServiceListCollectorsResponse>;
     type SetCollectorStream = Answers<FleetServiceSetCollectorResponse>;
     type CreateViewStream = Answers<FleetServiceCreateViewResponse>;
@@ -93,6 +96,13 @@ impl FleetService for Fleet {
         request: Request<QueryHistoryRequest>,
     ) -> Result<Response<Self::QueryHistoryStream>, Status> {
         Ok(Response::new(history::query_history(self, request.into_inner()).await?))
+    }
+
+    async fn get_latest(
+        &self,
+        request: Request<GetLatestRequest>,
+    ) -> Result<Response<Self::GetLatestStream>, Status> {
+        Ok(Response::new(latest::get_latest(self, request.into_inner())?))
     }
 
     async fn list_metrics(

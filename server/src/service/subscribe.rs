@@ -43,6 +43,10 @@ fn checked(spec: Option<SubscribeSpec>) -> Result<SubscribeSpec, WireError> {
         let allowed = "empty; positions has one for each host";
         return Err(WireError::invalid_field("spec.resume_token", spec.resume_token, allowed));
     }
+    if spec.every_tick {
+        let allowed = "false: only an agent's own stream can keep its ticks for who is late";
+        return Err(WireError::invalid_field("spec.every_tick", true, allowed));
+    }
     subscription::parse(&spec)?;
     Ok(spec)
 }
@@ -89,6 +93,7 @@ fn stopping() -> WireError {
 mod tests {
     use cgfleet_proto::v1::CgroupTarget;
     use cgfleet_proto::v1::CounterForm;
+    use cgfleet_proto::v1::TickPosition;
     use prost_types::FieldMask;
 
     use super::*;
@@ -115,6 +120,9 @@ mod tests {
             checked(Some(SubscribeSpec { resume_token: "t".into(), ..taken() })),
             Some("spec.resume_token"),
         );
+        check(checked(Some(SubscribeSpec { every_tick: true, ..taken() })), Some("spec.every_tick"));
+        let start = Some(TickPosition::default());
+        check(checked(Some(SubscribeSpec { start, ..taken() })), Some("spec.start"));
         check(interval(0, 100_000_000), None);
         check(interval(3600, 0), None);
         for (seconds, nanos) in [(0, 0), (0, 99_000_000), (1, 1), (3600, 1_000_000), (-1, 0)] {

@@ -11,6 +11,18 @@ use super::{Store, StoreError, timestamp::from_timestamptz};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fence(pub(super) i64);
 
+impl Fence {
+    /// For whoever has to keep it outside of the process.
+    pub(crate) fn number(self) -> i64 {
+        self.0
+    }
+
+    /// The one that was kept.
+    pub(crate) fn of_number(number: i64) -> Self {
+        Self(number)
+    }
+}
+
 /// A host's last stored tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
@@ -48,15 +60,18 @@ impl Store {
     }
 }
 
-/// Where these hosts' streams stand. Hosts whose stream was never opened are left out.
-pub(super) async fn read_cursors(
+/// Where these hosts' streams stand, which nobody else changes until the transaction ends. Hosts whose stream was
+/// never opened are left out. The order is that in which every batch takes the locks.
+pub(super) async fn lock_cursors(
     connection: &mut PgConnection,
-    host_ids: &[Uuid],
+    host_ids: Vec<Uuid>,
 ) -> Result<Vec<(Uuid, OpenedStream)>, sqlx::Error> {
     sqlx::query(
         "select host_id, fence, epoch, next_seq, last_tick_at
          from ingest_cursor
-         where host_id = any($1)",
+         where host_id = any($1)
+         order by host_id
+         for update",
     )
     .bind(host_ids)
     .try_map(|row: PgRow| Ok((row.try_get("host_id")?, opened_stream(&row)?)))

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Store, StoreError, timestamp::from_timestamptz};
+use super::{Gap, Store, StoreError, ticks::reason_of_text, timestamp::from_timestamptz};
 
 /// What an agent says of its host and itself when it registers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +98,33 @@ impl Store {
         .await
         .map_err(StoreError::during("list hosts"))
     }
+
+    /// The newest gap of each host that has one.
+    pub async fn last_gaps(&self) -> Result<Vec<(Uuid, Gap)>, StoreError> {
+        sqlx::query(
+            "select host_id, after_at, before_at, reason
+             from host cross join lateral (
+                 select after_at, before_at, reason
+                 from gap
+                 where gap.host_id = host.host_id
+                 order by before_at desc
+                 limit 1
+             ) as newest",
+        )
+        .try_map(|row: PgRow| last_gap(&row))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::during("find last gaps"))
+    }
+}
+
+fn last_gap(row: &PgRow) -> Result<(Uuid, Gap), sqlx::Error> {
+    let gap = Gap {
+        after_at: from_timestamptz(row.try_get("after_at")?),
+        before_at: from_timestamptz(row.try_get("before_at")?),
+        reason: reason_of_text(row.try_get("reason")?),
+    };
+    Ok((row.try_get("host_id")?, gap))
 }
 
 fn stored_host(row: &PgRow) -> Result<StoredHost, sqlx::Error> {

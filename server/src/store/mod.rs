@@ -3,6 +3,7 @@
 //! Owns the connection pool, the schema's migrations and every statement. Must not know: gRPC,
 //! agents, what a stream is doing, or what time it is.
 
+mod cgroups;
 pub mod codec;
 mod compaction;
 mod copy;
@@ -11,7 +12,10 @@ mod database;
 mod error;
 mod history;
 mod hosts;
+mod latest;
 mod partitions;
+mod reader_role;
+mod retention;
 mod rollups;
 mod ticks;
 mod timestamp;
@@ -33,11 +37,15 @@ pub use self::{
         StoredCgroup, TierRead, WorkloadNames, is_rolled_up,
     },
     hosts::{HostRecord, StoredHost},
+    latest::StoredTick,
     partitions::{Partition, Tier},
-    rollups::{COUNTERS, GAUGES, GaugeRollup, HourRow, Minute, MinuteRow},
-    ticks::{CgroupIdentity, Gap, TickBatch, TickRow, WriteOutcome},
+    retention::{DropOutcome, StoredPartition},
+    rollups::{COUNTERS, GAUGES, GaugeRollup, HourRow, MinuteRow, StoredMinutes},
+    ticks::{CgroupIdentity, Gap, GoneCgroup, TickBatch, TickRow, WriteOutcome},
     timestamp::{from_unix_usec, same_utc_hour, start_of_utc_hour, truncate_to_usec, unix_usec},
 };
+
+pub(crate) use self::timestamp::to_timestamptz;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
@@ -84,6 +92,7 @@ impl Store {
             })
             .map_err(|source| StoreError::Connect { at: database.to_string(), source })?;
         MIGRATIONS.run(&mut connection).await.map_err(|source| StoreError::Migrate { source })?;
+        reader_role::grant(&mut connection).await?;
         connection.close().await.map_err(StoreError::during("close the first connection"))?;
 
         let pool = PgPoolOptions::new()

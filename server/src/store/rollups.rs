@@ -28,26 +28,13 @@ pub struct GaugeRollup {
     pub max: f32,
 }
 
-/// One minute of a cgroup. What was not measured is absent.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Minute {
-    /// Of the counters, per second; absent too if no two ticks follow each other.
-    pub rates: [Option<f32>; COUNTERS.len()],
-    /// Of the gauges.
-    pub gauges: [Option<GaugeRollup>; GAUGES.len()],
-}
-
-impl Minute {
-    /// What the next minute is if nothing changes in it: what minutes that are not stored are like.
-    #[must_use]
-    pub fn unchanged(&self) -> Self {
-        Self {
-            rates: self.rates.map(|rate| rate.map(|_| 0.0)),
-            gauges: self.gauges.map(|gauge| {
-                gauge.map(|gauge| GaugeRollup { last: gauge.last, mean: gauge.last, max: gauge.last })
-            }),
-        }
-    }
+/// What was computed for the minutes of an hour, without those that the one before them says already.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredMinutes<T> {
+    /// A bit for each minute that is stored, the first one the lowest.
+    pub stored: u64,
+    /// Of these, what was computed; `None` if the metric was not measured.
+    pub values: Vec<Option<T>>,
 }
 
 /// The minutes of one cgroup in one hour.
@@ -59,12 +46,25 @@ pub struct MinuteRow {
     pub key: CgroupKey,
     /// The UTC hour, in microseconds since the Unix epoch.
     pub from_usec: i64,
-    /// A bit for each minute that has a tick with the cgroup.
+    /// A bit for each minute that has a tick with the cgroup. The lowest is stored of every metric.
     pub present: u64,
-    /// A bit for each minute in `minutes`; of these, the lowest of `present` is one.
-    pub stored: u64,
-    /// Those that are stored.
-    pub minutes: Vec<Minute>,
+    /// Of the counters, per second; absent too if no two ticks follow each other. 0 in minutes that are not stored.
+    pub rates: [StoredMinutes<f32>; COUNTERS.len()],
+    /// Of the gauges. In minutes that are not stored they stay at their last.
+    pub gauges: [StoredMinutes<GaugeRollup>; GAUGES.len()],
+}
+
+impl<T: Copy> StoredMinutes<T> {
+    /// The stored minutes; `None` if all of them are of a metric that was not measured.
+    fn mask(&self) -> Option<u64> {
+        self.values.iter().any(Option::is_some).then_some(self.stored)
+    }
+
+    /// One number of each; `None` likewise.
+    fn array(&self, number: impl Fn(T) -> f32) -> Option<Vec<Option<f32>>> {
+        self.mask()?;
+        Some(self.values.iter().map(|value| value.map(&number)).collect())
+    }
 }
 
 /// One cgroup in one hour.
@@ -78,8 +78,8 @@ pub struct HourRow {
     pub from_usec: i64,
     /// A bit for each minute that has a tick with the cgroup.
     pub present: u64,
-    /// What the counters showed last.
-    pub lasts: [Option<u64>; COUNTERS.len()],
+    /// Whether each counter was measured.
+    pub measured: [bool; COUNTERS.len()],
     /// How fast they grew, per second.
     pub rates: [Option<f32>; COUNTERS.len()],
     /// The time that each rate covers.
@@ -97,13 +97,17 @@ pub struct HourRow {
 }
 
 impl HourRow {
+    fn measured_bits(&self) -> i16 {
+        self.measured.iter().enumerate().fold(0, |bits, (nth, measured)| bits | i16::from(*measured) << nth)
+    }
+
     /// Seconds and ticks of each metric; `None` if all that are present have the row's.
     fn coverage(&self) -> Option<Vec<Option<f32>>> {
         let of_row =
             |present: bool, covered: f32, of_row: f32| !present || covered.to_bits() == of_row.to_bits();
-        let counters = self.lasts.iter().zip(self.rate_seconds);
+        let counters = self.measured.iter().zip(self.rate_seconds);
         let gauges = self.gauges.iter().zip(self.gauge_ticks);
-        let is_of_row = counters.clone().all(|(last, seconds)| of_row(last.is_some(), seconds, self.seconds))
+        let is_of_row = counters.clone().all(|(measured, seconds)| of_row(*measured, seconds, self.seconds))
             && gauges.clone().all(|(gauge, ticks)| gauge.is_none() || ticks == self.tick_count);
         let seconds = counters.map(|(_, seconds)| Some(seconds));
         (!is_of_row).then(|| seconds.chain(gauges.map(|(_, ticks)| Some(as_real(ticks)))).collect())
@@ -115,24 +119,25 @@ fn as_real(ticks: u32) -> f32 {
     ticks as f32
 }
 
-const MINUTE_COLUMNS: &str = "host_id, boot_id, cgroup_id, from_at, present, stored, hierarchy_id,
+const MINUTE_COLUMNS: &str = "host_id, boot_id, cgroup_id, from_at, present, hierarchy_id,
+    cpu_usage_usec_stored, cpu_throttled_usec_stored, io_rbytes_stored, io_wbytes_stored,
+    memory_current_bytes_stored, pids_current_stored,
     cpu_usage_usec_rate, cpu_throttled_usec_rate, io_rbytes_rate, io_wbytes_rate,
     memory_current_bytes_last, memory_current_bytes_mean, memory_current_bytes_max,
     pids_current_last, pids_current_mean, pids_current_max";
 
 const HOUR_COLUMNS: &str = "host_id, boot_id, cgroup_id, from_at, present,
-    cpu_usage_usec_last, cpu_throttled_usec_last, io_rbytes_last, io_wbytes_last,
     cpu_usage_usec_rate, cpu_throttled_usec_rate, io_rbytes_rate, io_wbytes_rate,
     memory_current_bytes_last, memory_current_bytes_mean, memory_current_bytes_max,
     pids_current_last, pids_current_mean, pids_current_max,
-    hierarchy_id, tick_count, seconds, coverage, constant";
+    hierarchy_id, tick_count, seconds, coverage, measured, constant";
 
 pub(super) async fn insert_minutes(
     connection: &mut PgConnection,
     host_id: Uuid,
     rows: &[MinuteRow],
 ) -> Result<(), sqlx::Error> {
-    let mut copy = CopyRows::new(17);
+    let mut copy = CopyRows::new(22);
     for row in rows {
         copy.begin_row();
         copy.uuid(host_id);
@@ -140,37 +145,19 @@ pub(super) async fn insert_minutes(
         copy.bigint(row.key.cgroup_id.cast_signed());
         copy.timestamptz(row.from_usec);
         copy.bigint(row.present.cast_signed());
-        copy.bigint(row.stored.cast_signed());
         copy.integer(row.key.hierarchy_id.cast_signed());
-        for nth in 0..COUNTERS.len() {
-            copy.reals(array_of(row, |minute| minute.rates[nth]).as_deref());
-        }
-        for nth in 0..GAUGES.len() {
-            let gauge = |of: fn(GaugeRollup) -> f32| array_of(row, |minute| minute.gauges[nth].map(of));
-            let lasts = gauge(|gauge| gauge.last);
-            for array in [gauge(|gauge| gauge.mean), gauge(|gauge| gauge.max)].iter().fold(
-                vec![lasts.as_ref()],
-                |mut arrays, array| {
-                    arrays.push(array.as_ref().filter(|array| Some(*array) != lasts.as_ref()));
-                    arrays
-                },
-            ) {
-                copy.reals(array.map(Vec::as_slice));
-            }
+        let masks =
+            row.rates.iter().map(StoredMinutes::mask).chain(row.gauges.iter().map(StoredMinutes::mask));
+        masks.for_each(|mask| copy.bigint_or_null(mask.map(u64::cast_signed)));
+        row.rates.iter().for_each(|minutes| copy.reals(minutes.array(|rate| rate).as_deref()));
+        for minutes in &row.gauges {
+            let last = minutes.array(|gauge| gauge.last);
+            let mean = minutes.array(|gauge| gauge.mean).filter(|mean| Some(mean) != last.as_ref());
+            let max = minutes.array(|gauge| gauge.max).filter(|max| Some(max) != last.as_ref());
+            [last, mean, max].iter().for_each(|array| copy.reals(array.as_deref()));
         }
     }
     copy.send(connection, &format!("copy rollup_minute ({MINUTE_COLUMNS}) from stdin (format binary)")).await
-}
-
-/// One value of each minute, without the equal ones at the end; `None` if there is none at all.
-fn array_of(row: &MinuteRow, value: impl Fn(&Minute) -> Option<f32>) -> Option<Vec<Option<f32>>> {
-    let mut values: Vec<Option<f32>> = row.minutes.iter().map(value).collect();
-    while let [.., before, last] = values[..]
-        && before == last
-    {
-        values.pop();
-    }
-    (values.iter().any(Option::is_some)).then_some(values)
 }
 
 pub(super) async fn insert_hours(
@@ -178,7 +165,7 @@ pub(super) async fn insert_hours(
     host_id: Uuid,
     rows: &[HourRow],
 ) -> Result<(), sqlx::Error> {
-    let mut copy = CopyRows::new(24);
+    let mut copy = CopyRows::new(21);
     for row in rows {
         copy.begin_row();
         copy.uuid(host_id);
@@ -186,17 +173,20 @@ pub(super) async fn insert_hours(
         copy.bigint(row.key.cgroup_id.cast_signed());
         copy.timestamptz(row.from_usec);
         copy.bigint(row.present.cast_signed());
-        row.lasts.iter().for_each(|last| copy.bigint_or_null(last.map(u64::cast_signed)));
-        row.rates.iter().for_each(|rate| copy.real_or_null(*rate));
+        row.rates.iter().for_each(|rate| copy.real_or_null(rate.filter(|rate| *rate > 0.0)));
         for gauge in row.gauges {
             copy.real_or_null(gauge.map(|gauge| gauge.last));
-            copy.real_or_null(gauge.map(|gauge| gauge.mean));
-            copy.real_or_null(gauge.map(|gauge| gauge.max));
+            let other = |of: fn(GaugeRollup) -> f32| {
+                gauge.filter(|gauge| of(*gauge).to_bits() != gauge.last.to_bits()).map(of)
+            };
+            copy.real_or_null(other(|gauge| gauge.mean));
+            copy.real_or_null(other(|gauge| gauge.max));
         }
         copy.integer(row.key.hierarchy_id.cast_signed());
         copy.integer(row.tick_count.cast_signed());
         copy.real_or_null(Some(row.seconds));
         copy.reals(row.coverage().as_deref());
+        copy.smallint(row.measured_bits());
         copy.boolean(row.constant);
     }
     copy.send(connection, &format!("copy rollup_hour ({HOUR_COLUMNS}) from stdin (format binary)")).await
@@ -222,18 +212,16 @@ pub(super) async fn take_hours(
 }
 
 fn hour_row(row: &PgRow) -> Result<HourRow, sqlx::Error> {
-    let lasts: [Option<i64>; 4] = [row.try_get(5)?, row.try_get(6)?, row.try_get(7)?, row.try_get(8)?];
     let gauge = |at: usize| -> Result<Option<GaugeRollup>, sqlx::Error> {
         let [last, mean, max]: [Option<f32>; 3] =
             [row.try_get(at)?, row.try_get(at + 1)?, row.try_get(at + 2)?];
-        Ok(last.zip(mean).zip(max).map(|((last, mean), max)| GaugeRollup { last, mean, max }))
+        Ok(last.map(|last| GaugeRollup { last, mean: mean.unwrap_or(last), max: max.unwrap_or(last) }))
     };
-    let (hierarchy_id, cgroup_id): (i32, i64) = (row.try_get(19)?, row.try_get(2)?);
-    let (tick_count, seconds): (i32, f32) = (row.try_get(20)?, row.try_get(21)?);
+    let (hierarchy_id, cgroup_id): (i32, i64) = (row.try_get(15)?, row.try_get(2)?);
+    let (tick_count, seconds): (i32, f32) = (row.try_get(16)?, row.try_get(17)?);
     let tick_count = tick_count.cast_unsigned();
-    let lasts = lasts.map(|last| last.map(i64::cast_unsigned));
-    let gauges = [gauge(13)?, gauge(16)?];
-    let coverage: Option<Vec<f32>> = row.try_get(22)?;
+    let gauges = [gauge(9)?, gauge(12)?];
+    let coverage: Option<Vec<f32>> = row.try_get(18)?;
     let covered = |nth: usize, otherwise| coverage.as_ref().map_or(otherwise, |covered| covered[nth]);
     #[allow(
         clippy::cast_possible_truncation,
@@ -241,20 +229,23 @@ fn hour_row(row: &PgRow) -> Result<HourRow, sqlx::Error> {
         reason = "a count of ticks that was written"
     )]
     let ticks = |nth: usize| covered(COUNTERS.len() + nth, as_real(tick_count)) as u32;
+    let rates: [Option<f32>; 4] = [row.try_get(5)?, row.try_get(6)?, row.try_get(7)?, row.try_get(8)?];
+    let bits: i16 = row.try_get(19)?;
+    let measured = std::array::from_fn(|nth| bits >> nth & 1 == 1);
+    let rate_seconds: [f32; 4] =
+        std::array::from_fn(|nth| if measured[nth] { covered(nth, seconds) } else { 0.0 });
     Ok(HourRow {
         boot_id: row.try_get(1)?,
         key: CgroupKey { hierarchy_id: hierarchy_id.cast_unsigned(), cgroup_id: cgroup_id.cast_unsigned() },
         from_usec: unix_usec(from_timestamptz(row.try_get(3)?)),
         present: row.try_get::<i64, _>(4)?.cast_unsigned(),
-        rates: [row.try_get(9)?, row.try_get(10)?, row.try_get(11)?, row.try_get(12)?],
-        rate_seconds: std::array::from_fn(
-            |nth| if lasts[nth].is_some() { covered(nth, seconds) } else { 0.0 },
-        ),
+        rates: std::array::from_fn(|nth| rates[nth].or((rate_seconds[nth] > 0.0).then_some(0.0))),
+        rate_seconds,
         gauge_ticks: std::array::from_fn(|nth| if gauges[nth].is_some() { ticks(nth) } else { 0 }),
-        lasts,
+        measured,
         gauges,
         tick_count,
         seconds,
-        constant: row.try_get(23)?,
+        constant: row.try_get(20)?,
     })
 }

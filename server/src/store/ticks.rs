@@ -1,18 +1,18 @@
 //! Storing ticks: one transaction per batch, each tick exactly once (docs/ingest-contract.md).
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::SystemTime,
 };
 
-use cgfleet_proto::v1::GapReason;
+use cgfleet_proto::v1::{GapReason, Workload};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    Cursor, Fence, OpenedStream, Store, StoreError,
+    Cursor, Fence, OpenedStream, Store, StoreError, cgroups,
     codec::{CgroupKey, Frame},
-    cursor::read_cursors,
+    cursor::lock_cursors,
     partitions::Tier,
     timestamp::to_timestamptz,
 };
@@ -68,10 +68,35 @@ pub struct TickRow {
     pub cgroup_count: usize,
     /// What was measured.
     pub payload: Vec<u8>,
+    /// Whether it was built upon nothing: what else is known of the host's cgroups is gone.
+    pub is_fresh: bool,
     /// Cgroups that the tick before did not contain.
     pub new_cgroups: Vec<CgroupIdentity>,
+    /// What runs in cgroups, of which that became known.
+    pub names: Vec<(CgroupKey, Workload)>,
+    /// Cgroups of which no later tick will have anything.
+    pub gone: Vec<GoneCgroup>,
     /// The gap that the tick ends.
     pub gap: Option<Gap>,
+}
+
+/// A cgroup that is not there any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GoneCgroup {
+    /// Hierarchy and cgroup id.
+    pub key: CgroupKey,
+    /// When it was made, by the agent's wall clock; `None` if that was not seen.
+    pub created_at: Option<SystemTime>,
+    /// The last tick that has it.
+    pub last_tick_at: SystemTime,
+}
+
+impl TickRow {
+    /// The host's cursor once the tick is stored.
+    pub fn next(&self) -> Cursor {
+        let next_seq = self.sequence.wrapping_add(1);
+        Cursor { epoch: self.agent_epoch, next_seq, last_tick_at: self.tick_at }
+    }
 }
 
 /// What became of a tick.
@@ -86,11 +111,12 @@ pub enum WriteOutcome {
     Fenced,
 }
 
-/// Ticks to be stored together: at most one per host, and bounded.
+/// Ticks to be stored together: bounded, and those of one host in their order.
 #[derive(Debug, Default)]
 pub struct TickBatch {
     rows: Vec<TickRow>,
     hosts: HashSet<Uuid>,
+    passed_over: HashSet<Uuid>,
     new_cgroups: usize,
     payload_bytes: usize,
 }
@@ -103,13 +129,17 @@ impl TickBatch {
     /// A batch that reached this many bytes of payload takes no further tick.
     pub const PAYLOAD_BYTES_FULL: usize = 8 << 20;
 
-    /// Adds a tick; hands it back if the batch is full or has a tick of that host.
+    /// Adds a tick; hands it back if the batch is full. One that is built upon nothing is handed back behind
+    /// another of its host, for it says of what is stored before it what is gone.
     #[must_use = "the tick may have been handed back"]
     pub fn try_push(&mut self, row: TickRow) -> Option<TickRow> {
         let full = self.rows.len() >= Self::TICKS_MAX
             || self.new_cgroups >= Self::NEW_CGROUPS_FULL
             || self.payload_bytes >= Self::PAYLOAD_BYTES_FULL;
-        if full || !self.hosts.insert(row.host_id) {
+        let is_known = !self.hosts.insert(row.host_id);
+        // What comes behind a tick that was handed back is too.
+        if full || (is_known && row.is_fresh) || self.passed_over.contains(&row.host_id) {
+            self.passed_over.insert(row.host_id);
             return Some(row);
         }
         self.new_cgroups += row.new_cgroups.len();
@@ -128,14 +158,9 @@ impl TickBatch {
         self.rows.is_empty()
     }
 
-    /// One batch for each of its ticks, in their order.
-    pub fn split(self) -> impl Iterator<Item = Self> {
-        self.rows.into_iter().map(|row| {
-            let mut single = Self::default();
-            // An empty batch takes any tick.
-            let _ = single.try_push(row);
-            single
-        })
+    /// Its ticks, in the order in which they came.
+    pub fn rows(&self) -> &[TickRow] {
+        &self.rows
     }
 }
 
@@ -143,8 +168,18 @@ impl Store {
     /// Stores a batch in one transaction; what became of each tick, in the batch's order. After an
     /// error it is not known whether the batch was stored: writing it again finds out.
     pub async fn write_batch(&self, batch: &TickBatch) -> Result<Vec<WriteOutcome>, StoreError> {
+        self.write_rows(&batch.rows).await
+    }
+
+    /// Stores one tick, as [`write_batch`](Self::write_batch) does.
+    pub async fn write_single(&self, row: &TickRow) -> Result<WriteOutcome, StoreError> {
+        let outcomes = self.write_rows(std::slice::from_ref(row)).await?;
+        Ok(outcomes.into_iter().next().unwrap_or(WriteOutcome::Fenced))
+    }
+
+    async fn write_rows(&self, rows: &[TickRow]) -> Result<Vec<WriteOutcome>, StoreError> {
         let limit = self.limits.write_timeout;
-        let written = tokio::time::timeout(limit, self.try_write_batch(&batch.rows))
+        let written = tokio::time::timeout(limit, self.try_write_batch(rows))
             .await
             .unwrap_or(Err(StoreError::Timeout { operation: "write ticks", limit }));
         if written.is_err() {
@@ -157,74 +192,58 @@ impl Store {
         self.ensure_partitions(Tier::Head, rows.iter().map(|row| row.tick_at)).await?;
         let failed = StoreError::during("write ticks");
         let mut transaction = self.pool.begin().await.map_err(&failed)?;
-        let moved = move_cursors(&mut transaction, rows).await.map_err(&failed)?;
-        let (stored, missed): (Vec<&TickRow>, Vec<_>) =
-            rows.iter().partition(|row| moved.contains(&row.host_id));
+        let host_ids: BTreeSet<Uuid> = rows.iter().map(|row| row.host_id).collect();
+        let found = lock_cursors(&mut transaction, host_ids.into_iter().collect()).await.map_err(&failed)?;
+        let outcomes = judge(rows, &mut found.into_iter().collect());
+        let is_stored = |(_, outcome): &(_, &WriteOutcome)| **outcome == WriteOutcome::Stored;
+        let stored: Vec<&TickRow> =
+            rows.iter().zip(&outcomes).filter(is_stored).map(|(row, _)| row).collect();
         if !stored.is_empty() {
+            move_cursors(&mut transaction, &stored).await.map_err(&failed)?;
             insert_heads(&mut transaction, &stored).await.map_err(&failed)?;
-            insert_cgroups(&mut transaction, &stored).await.map_err(&failed)?;
+            cgroups::note(&mut transaction, &stored).await.map_err(&failed)?;
             insert_gaps(&mut transaction, &stored).await.map_err(&failed)?;
         }
-        let found = cursors_of(&mut transaction, &missed).await.map_err(&failed)?;
         transaction.commit().await.map_err(&failed)?;
-        let outcome = |row: &TickRow| {
-            if moved.contains(&row.host_id) {
-                WriteOutcome::Stored
-            } else {
-                outcome_of_miss(row, found.get(&row.host_id))
-            }
-        };
-        Ok(rows.iter().map(outcome).collect())
+        Ok(outcomes)
     }
 }
 
-/// Where the streams of these ticks' hosts stand.
-async fn cursors_of(
-    connection: &mut PgConnection,
-    rows: &[&TickRow],
-) -> Result<HashMap<Uuid, OpenedStream>, sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let host_ids: Vec<Uuid> = rows.iter().map(|row| row.host_id).collect();
-    Ok(read_cursors(connection, &host_ids).await?.into_iter().collect())
-}
-
-/// Why a tick did not move its host's cursor.
-fn outcome_of_miss(row: &TickRow, found: Option<&OpenedStream>) -> WriteOutcome {
-    let stored_before = found.is_some_and(|found| {
+/// What becomes of each tick, by where the streams of the hosts stand, which is moved on: those of one host follow
+/// each other.
+fn judge(rows: &[TickRow], found: &mut HashMap<Uuid, OpenedStream>) -> Vec<WriteOutcome> {
+    let identity = |cursor: Cursor| (cursor.epoch, cursor.next_seq);
+    let mut judge = |row: &TickRow| {
+        let found = found.get_mut(&row.host_id).filter(|found| found.fence == row.fence);
+        let Some(found) = found else { return WriteOutcome::Fenced };
+        if found.cursor.map(identity) == row.follows.map(identity) {
+            found.cursor = Some(row.next());
+            return WriteOutcome::Stored;
+        }
         let passed = |cursor: Cursor| cursor.epoch == row.agent_epoch && row.sequence < cursor.next_seq;
-        found.fence == row.fence && found.cursor.is_some_and(passed)
-    });
-    if stored_before { WriteOutcome::AlreadyStored } else { WriteOutcome::Fenced }
+        if found.cursor.is_some_and(passed) { WriteOutcome::AlreadyStored } else { WriteOutcome::Fenced }
+    };
+    rows.iter().map(&mut judge).collect()
 }
 
-/// Moves the cursors of the hosts whose writer holds the fence and knows the last tick.
-async fn move_cursors(connection: &mut PgConnection, rows: &[TickRow]) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let column = |of: fn(&TickRow) -> i64| -> Vec<i64> { rows.iter().map(of).collect() };
-    let follows = |row: &TickRow| row.follows.map(|cursor| (cursor.epoch, cursor.next_seq.cast_signed()));
-    let moved: Vec<Uuid> = sqlx::query_scalar(
+/// Moves the cursors of these ticks' hosts, which are locked, behind the last tick of each.
+async fn move_cursors(connection: &mut PgConnection, rows: &[&TickRow]) -> Result<(), sqlx::Error> {
+    let last: HashMap<Uuid, Cursor> = rows.iter().map(|row| (row.host_id, row.next())).collect();
+    let (host_ids, cursors): (Vec<Uuid>, Vec<Cursor>) = last.into_iter().unzip();
+    sqlx::query(
         "update ingest_cursor as cursor
-         set epoch = tick.epoch, next_seq = tick.sequence + 1, last_tick_at = tick.tick_at
-         from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::uuid[], $6::bigint[],
-                     $7::timestamptz[])
-             as tick (host_id, fence, follows_epoch, follows_seq, epoch, sequence, tick_at)
-         where cursor.host_id = tick.host_id
-           and cursor.fence = tick.fence
-           and cursor.epoch is not distinct from tick.follows_epoch
-           and cursor.next_seq is not distinct from tick.follows_seq
-         returning cursor.host_id",
+         set epoch = tick.epoch, next_seq = tick.next_seq, last_tick_at = tick.tick_at
+         from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::timestamptz[])
+             as tick (host_id, epoch, next_seq, tick_at)
+         where cursor.host_id = tick.host_id",
     )
-    .bind(rows.iter().map(|row| row.host_id).collect::<Vec<_>>())
-    .bind(column(|row| row.fence.0))
-    .bind(rows.iter().map(|row| follows(row).map(|(epoch, _)| epoch)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| follows(row).map(|(_, next_seq)| next_seq)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.agent_epoch).collect::<Vec<_>>())
-    .bind(column(|row| row.sequence.cast_signed()))
-    .bind(rows.iter().map(|row| to_timestamptz(row.tick_at)).collect::<Vec<_>>())
-    .fetch_all(connection)
+    .bind(host_ids)
+    .bind(cursors.iter().map(|cursor| cursor.epoch).collect::<Vec<_>>())
+    .bind(cursors.iter().map(|cursor| cursor.next_seq.cast_signed()).collect::<Vec<_>>())
+    .bind(cursors.iter().map(|cursor| to_timestamptz(cursor.last_tick_at)).collect::<Vec<_>>())
+    .execute(connection)
     .await?;
-    Ok(moved.into_iter().collect())
+    Ok(())
 }
 
 async fn insert_heads(connection: &mut PgConnection, rows: &[&TickRow]) -> Result<(), sqlx::Error> {
@@ -249,33 +268,6 @@ async fn insert_heads(connection: &mut PgConnection, rows: &[&TickRow]) -> Resul
     Ok(())
 }
 
-/// Writes cgroups that are not known yet: after a stream was opened, all of them look new.
-async fn insert_cgroups(connection: &mut PgConnection, rows: &[&TickRow]) -> Result<(), sqlx::Error> {
-    let new: Vec<(&TickRow, &CgroupIdentity)> =
-        rows.iter().flat_map(|row| row.new_cgroups.iter().map(|cgroup| (*row, cgroup))).collect();
-    if new.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "insert into cgroup
-             (host_id, hierarchy_id, cgroup_id, boot_id, parent_id, level, path, first_tick_at)
-         select * from unnest($1::uuid[], $2::integer[], $3::bigint[], $4::uuid[], $5::bigint[],
-                              $6::integer[], $7::text[], $8::timestamptz[])
-         on conflict (host_id, hierarchy_id, cgroup_id, boot_id) do nothing",
-    )
-    .bind(new.iter().map(|(row, _)| row.host_id).collect::<Vec<_>>())
-    .bind(new.iter().map(|(_, cgroup)| cgroup.key.hierarchy_id.cast_signed()).collect::<Vec<_>>())
-    .bind(new.iter().map(|(_, cgroup)| cgroup.key.cgroup_id.cast_signed()).collect::<Vec<_>>())
-    .bind(new.iter().map(|(_, cgroup)| cgroup.boot_id).collect::<Vec<_>>())
-    .bind(new.iter().map(|(_, cgroup)| cgroup.parent_id.cast_signed()).collect::<Vec<_>>())
-    .bind(new.iter().map(|(_, cgroup)| cgroup.level.cast_signed()).collect::<Vec<_>>())
-    .bind(new.iter().map(|(_, cgroup)| cgroup.path.as_str()).collect::<Vec<_>>())
-    .bind(new.iter().map(|(row, _)| to_timestamptz(row.tick_at)).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
 async fn insert_gaps(connection: &mut PgConnection, rows: &[&TickRow]) -> Result<(), sqlx::Error> {
     let gaps: Vec<(Uuid, Gap)> = rows.iter().filter_map(|row| Some((row.host_id, row.gap?))).collect();
     if gaps.is_empty() {
@@ -294,8 +286,11 @@ async fn insert_gaps(connection: &mut PgConnection, rows: &[&TickRow]) -> Result
     Ok(())
 }
 
-const REASONS: [(GapReason, &str); 2] =
-    [(GapReason::AgentRestarted, "agent_restarted"), (GapReason::NotReceived, "not_received")];
+const REASONS: [(GapReason, &str); 3] = [
+    (GapReason::AgentRestarted, "agent_restarted"),
+    (GapReason::NotReceived, "not_received"),
+    (GapReason::NotTaken, "not_taken"),
+];
 
 fn reason_text(reason: GapReason) -> &'static str {
     REASONS.iter().find(|(known, _)| *known == reason).map_or("unspecified", |(_, text)| text)

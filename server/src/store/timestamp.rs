@@ -10,7 +10,7 @@ const SECONDS_MIN: i64 = -62_135_596_800;
 const SECONDS_MAX: i64 = 253_402_300_799;
 
 /// The time as Postgres takes it; times outside the years 1 to 9999 become the nearest within.
-pub(super) fn to_timestamptz(at: SystemTime) -> OffsetDateTime {
+pub(crate) fn to_timestamptz(at: SystemTime) -> OffsetDateTime {
     let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     let (seconds, nanos) = match at.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => (seconds(after), after.subsec_nanos()),

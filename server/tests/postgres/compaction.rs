@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(crate) fn compactor(store: &Store) -> Compactor {
-    Compactor::new(store.clone(), 2, Arc::new(CompactionProgress::default()), CancellationToken::new())
+    Compactor::new(store.clone(), 1, Arc::new(CompactionProgress::default()), CancellationToken::new())
 }
 
 /// Cgroup 5 is always there, 10,000 to 10,050 never change, 100 + n comes in tick n and stays for 20 ticks; 7 is there in

@@ -1,8 +1,9 @@
 //! A private Postgres that the tests share while any of them runs, databases in it, and ticks.
 
 use std::{
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, Once, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
@@ -83,17 +84,26 @@ impl SharedPostgres {
         shared
     }
 
-    fn psql(&self, role: &str, database: &str, statement: &str) -> String {
-        let output = Command::new(&self.psql)
+    fn command(&self, role: &str, database: &str) -> Command {
+        let mut command = Command::new(&self.psql);
+        command
             .env_clear()
             .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-p", "5432", "-U", role, "-d", database])
             .arg("-h")
-            .arg(&self.socket_dir)
-            .args(["-c", statement])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{statement}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+            .arg(&self.socket_dir);
+        command
+    }
+
+    fn psql(&self, role: &str, database: &str, statement: &str) -> String {
+        self.try_psql(role, database, statement).unwrap_or_else(|error| panic!("{statement}: {error}"))
+    }
+
+    fn try_psql(&self, role: &str, database: &str, statement: &str) -> Result<String, String> {
+        let output = self.command(role, database).args(["-c", statement]).output().unwrap();
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
     }
 }
 
@@ -103,6 +113,19 @@ impl Drop for SharedPostgres {
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
+    }
+}
+
+/// A transaction that has read, and ends when this is dropped.
+pub(crate) struct StandingReader {
+    child: Child,
+}
+
+impl Drop for StandingReader {
+    fn drop(&mut self) {
+        // psql ends at the end of its input, and Postgres its transaction.
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
     }
 }
 
@@ -144,6 +167,35 @@ impl TestDatabase {
         self.postgres.psql("cgfleet", &self.name, statement)
     }
 
+    /// What psql prints for a statement of whoever has the role of readers, or its error.
+    pub(crate) fn as_reader(&self, statement: &str) -> Result<String, String> {
+        let member = format!("reader_of_{}", self.name);
+        self.postgres.psql("postgres", &self.name, &format!("drop role if exists {member}"));
+        self.postgres.psql(
+            "postgres",
+            &self.name,
+            &format!("create role {member} login in role cgfleet_reader"),
+        );
+        self.postgres.try_psql(&member, &self.name, statement)
+    }
+
+    /// A transaction of a reader of a table, that goes on until it is dropped.
+    pub(crate) fn read_on(&self, table: &str) -> StandingReader {
+        let mut child = self
+            .postgres
+            .command("cgfleet", &self.name)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let statements = format!("begin; select count(*) from {table}; \n");
+        child.stdin.as_mut().unwrap().write_all(statements.as_bytes()).unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // It has read: it holds its lock.
+        assert!(lines.any(|line| line.unwrap().parse::<u64>().is_ok()));
+        StandingReader { child }
+    }
+
     /// Rows of each table that ticks are written to.
     pub(crate) fn stored_rows(&self) -> String {
         self.sql(
@@ -181,7 +233,11 @@ pub(crate) fn tick(epoch: u128, sequence: u64, samples: Vec<CgroupSample>) -> Ti
         boot_id: id(1),
         boottime: Duration::from_secs(1_000 + 10 * sequence),
         sampled_at: at(10 * sequence),
+        sent_boottime: Duration::from_secs(1_000 + 10 * sequence),
         received_at: at(10 * sequence),
+        missed: true,
+        is_whole: true,
         samples,
+        removed: Vec::new(),
     }
 }

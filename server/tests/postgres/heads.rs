@@ -1,12 +1,12 @@
 //! Ticks straight into the head, by the store's own encoder, and whatever is stored back out of it: chunks up to the
 //! watermark, the head behind it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use cgfleet_model::MetricSet;
 use cgfleet_proto::v1::CgroupSample;
 use cgfleet_server::store::{
-    CgroupIdentity, Cursor, OpenedStream, Store, TickBatch, TickRow, WriteOutcome,
+    CgroupIdentity, Cursor, GoneCgroup, OpenedStream, Store, TickBatch, TickRow, WriteOutcome,
     codec::{CgroupKey, Frame, HeadDecoder, HeadEncoder, decode_chunk},
     from_unix_usec, same_utc_hour, unix_usec,
 };
@@ -22,11 +22,10 @@ pub(crate) struct Source {
     pub(crate) sequence: u64,
 }
 
-/// Writes one host's ticks.
+/// Writes the ticks of a host, or the same of several.
 pub(crate) struct HeadWriter {
     store: Store,
-    host_id: Uuid,
-    opened: OpenedStream,
+    hosts: Vec<(Uuid, OpenedStream)>,
     encoder: HeadEncoder,
     last: Option<Source>,
     deltas: u32,
@@ -34,63 +33,80 @@ pub(crate) struct HeadWriter {
 
 impl HeadWriter {
     pub(crate) async fn open(store: &Store, host: u128) -> Self {
-        let opened = store.open_stream(id(host)).await.unwrap();
-        let (store, encoder) = (store.clone(), HeadEncoder::default());
-        Self { store, host_id: id(host), opened, encoder, last: None, deltas: 0 }
+        Self::open_all(store, host..=host).await
+    }
+
+    pub(crate) async fn open_all(store: &Store, hosts: std::ops::RangeInclusive<u128>) -> Self {
+        let mut opened = Vec::new();
+        for host in hosts {
+            opened.push((id(host), store.open_stream(id(host)).await.unwrap()));
+        }
+        Self { store: store.clone(), hosts: opened, encoder: HeadEncoder::default(), last: None, deltas: 0 }
     }
 
     pub(crate) async fn write(&mut self, at_usec: i64, source: Source, samples: &[CgroupSample]) {
-        let (row, next) = self.row(at_usec, source, samples);
-        let cursor = Cursor { epoch: row.agent_epoch, next_seq: row.sequence + 1, last_tick_at: row.tick_at };
-        let mut batch = TickBatch::default();
-        assert!(batch.try_push(row).is_none());
-        assert_eq!(self.store.write_batch(&batch).await.unwrap(), [WriteOutcome::Stored]);
-        self.encoder.commit(next);
-        self.opened.cursor = Some(cursor);
-        self.last = Some(source);
-    }
-
-    fn row(
-        &mut self,
-        at_usec: i64,
-        source: Source,
-        samples: &[CgroupSample],
-    ) -> (TickRow, cgfleet_server::store::codec::HeadState) {
         let tick_at = from_unix_usec(at_usec);
-        let follows =
-            self.last.is_some_and(|last| (last.epoch, last.sequence + 1) == (source.epoch, source.sequence));
         if self.last.is_some_and(|last| last.boot != source.boot) {
             self.encoder.reset();
         }
-        let same_hour = self.opened.cursor.is_some_and(|last| same_utc_hour(last.last_tick_at, tick_at));
-        let frame = if follows && same_hour && self.deltas < 59 { Frame::Delta } else { Frame::Keyframe };
-        self.deltas = if frame == Frame::Delta { self.deltas + 1 } else { 0 };
-        let is_new = |sample: &&CgroupSample| !self.encoder.contains(CgroupKey::of(sample));
-        let identity = |sample: &CgroupSample| CgroupIdentity {
-            boot_id: id(source.boot),
-            key: CgroupKey::of(sample),
-            parent_id: sample.parent_id,
-            level: sample.level,
-            path: sample.path.clone(),
-        };
-        let new_cgroups = samples.iter().filter(is_new).map(identity).collect();
-        let encoded = self.encoder.encode(samples, frame).unwrap();
-        let row = TickRow {
-            host_id: self.host_id,
-            fence: self.opened.fence,
-            follows: self.opened.cursor,
-            agent_epoch: id(source.epoch),
-            sequence: source.sequence,
-            boot_id: id(source.boot),
-            tick_at,
-            sampled_at: tick_at,
-            frame: encoded.frame,
-            cgroup_count: encoded.cgroup_count,
-            payload: encoded.payload,
-            new_cgroups,
-            gap: None,
-        };
-        (row, encoded.next)
+        let is_fresh = !self.encoder.has_base();
+        let encoded = self.encoder.encode(samples, self.frame_for(tick_at, source)).unwrap();
+        let new_cgroups: Vec<CgroupIdentity> = samples
+            .iter()
+            .filter(|sample| encoded.new.contains(&CgroupKey::of(sample)))
+            .map(|sample| identity(source.boot, sample))
+            .collect();
+        let last_tick_at = self.hosts.first().and_then(|(_, opened)| Some(opened.cursor?.last_tick_at));
+        let last_tick_at = last_tick_at.unwrap_or(tick_at);
+        let gone = |key: &CgroupKey| GoneCgroup { key: *key, created_at: None, last_tick_at };
+        let gone: Vec<GoneCgroup> = encoded.gone.iter().map(gone).collect();
+        let mut batch = TickBatch::default();
+        for (host_id, opened) in &self.hosts {
+            let row = TickRow {
+                host_id: *host_id,
+                fence: opened.fence,
+                follows: opened.cursor,
+                agent_epoch: id(source.epoch),
+                sequence: source.sequence,
+                boot_id: id(source.boot),
+                tick_at,
+                sampled_at: tick_at,
+                frame: encoded.frame,
+                cgroup_count: encoded.cgroup_count,
+                payload: encoded.payload.clone(),
+                is_fresh,
+                new_cgroups: new_cgroups.clone(),
+                names: Vec::new(),
+                gone: gone.clone(),
+                gap: None,
+            };
+            assert!(batch.try_push(row).is_none());
+        }
+        let outcomes = self.store.write_batch(&batch).await.unwrap();
+        assert!(outcomes.iter().all(|outcome| *outcome == WriteOutcome::Stored), "{outcomes:?}");
+        let cursor = Cursor { epoch: id(source.epoch), next_seq: source.sequence + 1, last_tick_at: tick_at };
+        self.hosts.iter_mut().for_each(|(_, opened)| opened.cursor = Some(cursor));
+        self.deltas = if encoded.frame == Frame::Delta { self.deltas + 1 } else { 0 };
+        self.last = Some(source);
+    }
+
+    /// By the rules of docs/ingest-contract.md.
+    fn frame_for(&self, tick_at: SystemTime, source: Source) -> Frame {
+        let follows =
+            self.last.is_some_and(|last| (last.epoch, last.sequence + 1) == (source.epoch, source.sequence));
+        let last_tick_at = self.hosts.first().and_then(|(_, opened)| Some(opened.cursor?.last_tick_at));
+        let same_hour = last_tick_at.is_some_and(|last| same_utc_hour(last, tick_at));
+        if follows && same_hour && self.deltas < 59 { Frame::Delta } else { Frame::Keyframe }
+    }
+}
+
+fn identity(boot: u128, sample: &CgroupSample) -> CgroupIdentity {
+    CgroupIdentity {
+        boot_id: id(boot),
+        key: CgroupKey::of(sample),
+        parent_id: sample.parent_id,
+        level: sample.level,
+        path: sample.path.clone(),
     }
 }
 

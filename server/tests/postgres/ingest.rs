@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use cgfleet_model::TimeRange;
-use cgfleet_proto::v1::{CgroupSample, GapReason};
+use cgfleet_proto::v1::{CgroupSample, GapReason, RemovedCgroup, Workload};
 use cgfleet_server::{
     ingest::{IngestError, IngestHandle, IngestWriter, Stored, Tick},
     store::{CgroupSelector, Gap, HistoryEvent, Store, StoreLimits, codec::CgroupKey},
@@ -133,6 +133,132 @@ async fn gaps_stand_where_ticks_are_missing() {
     let keyframes =
         database.sql("select string_agg(sequence::text, ' ' order by tick_at) from head where keyframe");
     assert_eq!(keyframes, "3 9 20");
+}
+
+/// Cgroup 5 grows, as told by changes.
+fn changes(sequence: u64, samples: Vec<CgroupSample>, removed: Vec<RemovedCgroup>) -> Tick {
+    Tick { is_whole: false, missed: false, removed, ..tick(7, sequence, samples) }
+}
+
+fn removed(sample: CgroupSample, removed_at: Option<SystemTime>) -> RemovedCgroup {
+    RemovedCgroup {
+        sample: Some(sample),
+        created_at: removed_at.map(|_| at(1).into()),
+        removed_at: removed_at.map(Into::into),
+        ..RemovedCgroup::default()
+    }
+}
+
+#[tokio::test]
+async fn changes_are_stored_as_whole_ticks_are() {
+    let database = TestDatabase::create();
+    let store = database.store().await;
+    let (handle, ..) = start_writer(&store);
+    let mut host = handle.open(id(1)).await.unwrap();
+    let refused = host.store(changes(0, vec![sample(5, 0)], Vec::new())).await;
+    assert!(matches!(refused, Err(IngestError::NothingToChange { sequence: 0, .. })), "{refused:?}");
+    host.store(tick(7, 0, vec![sample(5, 0), sample(6, 0)])).await.unwrap();
+    for sequence in 1..130 {
+        assert!(host.submit(changes(sequence, vec![sample(5, sequence)], Vec::new())).unwrap());
+        // A host's ticks do not wait for each other.
+        if !host.has_room() {
+            host.settle().await.unwrap();
+        }
+    }
+    // The link was cut: what comes behind it is whole, and against what is stored a delta.
+    host.begin_stream();
+    host.store(tick(7, 130, vec![sample(5, 130), sample(6, 0)])).await.unwrap();
+    let expect: Vec<_> = (0..131).map(|n| point(at(10 * n), sample(5, n))).collect();
+    assert_eq!(history(&store, "/cgroup-5", at(0), at(2_000)).await, expect);
+    assert_eq!(history(&store, "/cgroup-6", at(0), at(2_000)).await.len(), 131);
+    assert_eq!(database.sql("select count(*) filter (where keyframe) from head"), "3");
+    // What the agent did not take is no gap of the stream's.
+    let stored = host.store(changes(135, vec![sample(5, 135)], Vec::new())).await.unwrap();
+    assert!(matches!(stored, Stored::Appended { gap: Some(GapReason::NotTaken), .. }), "{stored:?}");
+}
+
+#[tokio::test]
+async fn what_a_cgroup_used_in_the_end_is_its_last_point() {
+    let database = TestDatabase::create();
+    let store = database.store().await;
+    let (handle, ..) = start_writer(&store);
+    let mut host = handle.open(id(1)).await.unwrap();
+    host.store(tick(7, 0, vec![sample(5, 10), sample(6, 10), sample(7, 10)])).await.unwrap();
+    let seen = Some(at(3));
+    let gone = vec![removed(sample(5, 15), seen), removed(sample(6, 10), None), removed(sample(8, 3), seen)];
+    host.store(changes(1, Vec::new(), gone)).await.unwrap();
+    host.store(changes(2, vec![sample(7, 11), sample(6, 12)], Vec::new())).await.unwrap();
+    host.store(changes(3, Vec::new(), vec![removed(sample(7, 11), None)])).await.unwrap();
+    let points = async |path: &str| history(&store, path, at(0), at(1_000)).await;
+    assert_eq!(points("/cgroup-5").await, [point(at(0), sample(5, 10)), point(at(10), sample(5, 15))]);
+    assert_eq!(points("/cgroup-8").await, [point(at(10), sample(8, 3))], "it lived between two ticks");
+    // One that was only missing, and is met again.
+    assert_eq!(
+        points("/cgroup-6").await,
+        [(0, 10), (20, 12), (30, 12)].map(|(second, usage)| point(at(second), sample(6, usage)))
+    );
+    let life = "select string_agg(concat_ws(' ', cgroup_id, extract(epoch from first_tick_at - '2025-11-08 12:00:00Z')::int,
+                    extract(epoch from last_tick_at - '2025-11-08 12:00:00Z')::int, created_at is not null), '|'
+                    order by cgroup_id) from cgroup";
+    assert_eq!(database.sql(life), "5 0 10 t|6 0 f|7 0 20 f|8 10 10 t");
+}
+
+#[tokio::test]
+async fn who_opens_a_stream_finds_out_what_is_gone_and_what_it_is_called() {
+    let database = TestDatabase::create();
+    let store = database.store().await;
+    let (handle, ..) = start_writer(&store);
+    let named = |cgroup_id, pod_name: &str| {
+        let workload = Workload { pod_name: pod_name.to_owned(), ..Workload::default() };
+        CgroupSample { workload: Some(Box::new(workload)), ..sample(cgroup_id, 1) }
+    };
+    let mut host = handle.open(id(1)).await.unwrap();
+    host.store(tick(7, 0, vec![sample(4, 1), named(5, ""), sample(6, 1)])).await.unwrap();
+    host.store(changes(1, vec![named(5, "web-0")], Vec::new())).await.unwrap();
+    let dimension = "select string_agg(concat_ws(' ', cgroup_id, pod_name, last_tick_at is null), '|'
+                         order by cgroup_id, first_tick_at) from cgroup";
+    assert_eq!(database.sql(dimension), "4 t|5 web-0 t|6 t");
+    let mut host = handle.open(id(1)).await.unwrap();
+    host.store(tick(7, 2, vec![named(5, "web-0"), named(6, "db-0")])).await.unwrap();
+    assert_eq!(database.sql(dimension), "4 f|5 web-0 t|6 db-0 t");
+    // Another boot: the same ids are other cgroups.
+    host.store(Tick { boot_id: id(2), ..tick(8, 0, vec![sample(6, 1)]) }).await.unwrap();
+    assert_eq!(database.sql(dimension), "4 f|5 web-0 f|6 db-0 f|6 t");
+    assert_eq!(database.sql("select count(distinct last_tick_at) from cgroup"), "2");
+}
+
+#[tokio::test]
+async fn nothing_is_built_upon_a_tick_that_was_refused() {
+    let database = TestDatabase::create();
+    let store = database.store().await;
+    let (handle, ..) = start_writer(&store);
+    let mut host = handle.open(id(1)).await.unwrap();
+    let bad = CgroupSample { path: "/not\0fine".to_owned(), ..sample(9, 1) };
+    for tick in [
+        tick(7, 0, vec![sample(5, 0)]),
+        changes(1, vec![sample(5, 1)], Vec::new()),
+        changes(2, vec![bad], Vec::new()),
+        changes(3, vec![sample(5, 3)], Vec::new()),
+    ] {
+        assert!(host.submit(tick).unwrap());
+    }
+    let mut outcomes = Vec::new();
+    while host.is_underway() {
+        outcomes.push(host.settle().await);
+    }
+    assert!(
+        outcomes[..2].iter().all(|outcome| matches!(outcome, Ok(Stored::Appended { .. }))),
+        "{outcomes:?}"
+    );
+    assert!(matches!(outcomes[2], Err(IngestError::Refused { sequence: 2, .. })), "{outcomes:?}");
+    assert!(matches!(outcomes[3], Err(IngestError::Fenced { .. })), "{outcomes:?}");
+    let mut host = handle.open(id(1)).await.unwrap();
+    let next = Tick { missed: true, ..tick(7, 3, vec![sample(5, 3)]) };
+    let stored = host.store(next).await.unwrap();
+    assert!(matches!(stored, Stored::Appended { gap: Some(GapReason::NotReceived), .. }), "{stored:?}");
+    let points = history(&store, "/cgroup-5", at(0), at(1_000)).await;
+    let points = points.into_iter().filter(|event| matches!(event, HistoryEvent::Point { .. }));
+    assert_eq!(points.collect::<Vec<_>>(), [0, 1, 3].map(|n| point(at(10 * n), sample(5, n))));
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -24,6 +25,7 @@ pub(crate) enum Fault {
 pub(crate) struct InterruptingProxy {
     dir: TempDir,
     faults: Arc<Mutex<Vec<Fault>>>,
+    is_cut: watch::Sender<bool>,
     /// Messages that clients may still send before every connection is lost, if any are.
     messages_left: Arc<Mutex<Option<u32>>>,
     task: JoinHandle<()>,
@@ -35,10 +37,11 @@ impl InterruptingProxy {
         let name = ".s.PGSQL.5432";
         let listener = UnixListener::bind(dir.path().join(name)).unwrap();
         let faults = Arc::<Mutex<Vec<Fault>>>::default();
+        let is_cut = watch::Sender::new(false);
         let messages_left = Arc::<Mutex<Option<u32>>>::default();
         let inflicted = Inflicted { faults: Arc::clone(&faults), messages_left: Arc::clone(&messages_left) };
-        let task = tokio::spawn(accept(listener, socket_dir.join(name), inflicted));
-        Self { dir, faults, messages_left, task }
+        let task = tokio::spawn(accept(listener, socket_dir.join(name), inflicted, is_cut.subscribe()));
+        Self { dir, faults, is_cut, messages_left, task }
     }
 
     pub(crate) fn socket_dir(&self) -> &Path {
@@ -48,6 +51,11 @@ impl InterruptingProxy {
     /// The next commits meet these faults.
     pub(crate) fn inject(&self, faults: &[Fault]) {
         self.faults.lock().unwrap().extend(faults);
+    }
+
+    /// Ends every connection, and lets none through until it is mended.
+    pub(crate) fn cut(&self, is_cut: bool) {
+        self.is_cut.send_replace(is_cut);
     }
 
     /// Loses the connection that sends this message (counted over all of them), before Postgres has it.
@@ -87,10 +95,24 @@ impl Inflicted {
     }
 }
 
-async fn accept(listener: UnixListener, postgres: PathBuf, inflicted: Inflicted) {
+async fn accept(
+    listener: UnixListener,
+    postgres: PathBuf,
+    inflicted: Inflicted,
+    is_cut: watch::Receiver<bool>,
+) {
     while let Ok((client, _)) = listener.accept().await {
+        if *is_cut.borrow() {
+            continue;
+        }
         let server = UnixStream::connect(&postgres).await.unwrap();
-        tokio::spawn(relay(client, server, inflicted.clone()));
+        let (inflicted, mut is_cut) = (inflicted.clone(), is_cut.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = relay(client, server, inflicted) => {}
+                _ = is_cut.wait_for(|is_cut| *is_cut) => {}
+            }
+        });
     }
 }
 

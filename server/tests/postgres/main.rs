@@ -10,4 +10,7 @@ mod history;
 mod ingest;
 mod interrupting_proxy;
 mod private_postgres;
+mod retention;
+mod rollups;
+mod spool;
 mod store;

@@ -122,6 +122,42 @@ async fn what_a_killed_server_left_running_is_stopped_first() {
     start(dir.path()).await.stop().await;
 }
 
+#[tokio::test]
+async fn a_postgres_that_is_killed_is_started_again_until_it_ends_each_time() {
+    let dir = state_dir();
+    let mut postgres = start(dir.path()).await;
+    add_host(&postgres).await;
+    let store = Store::connect(&postgres.database(), StoreLimits::default()).await.unwrap();
+    let pid_file = dir.path().join("postgres/data/postmaster.pid");
+    let first = pid(&postgres);
+    let killed = async {
+        for _ in 0..2 {
+            let running = fs::read_to_string(&pid_file).unwrap();
+            kill(Pid::from_raw(running.lines().next().unwrap().parse().unwrap()), Signal::SIGKILL).unwrap();
+            // The pool connects to the one that was killed, or not at all, until there is another.
+            while fs::read_to_string(&pid_file).is_ok_and(|now| now == running)
+                || store.list_hosts(None, 10).await.map_or(0, |hosts| hosts.len()) != 1
+            {
+                tokio::task::yield_now().await;
+            }
+        }
+        store.close().await;
+    };
+    tokio::select! {
+        () = killed => {}
+        given_up = postgres.keep_running(|| false) => panic!("{given_up}"),
+    }
+    assert_ne!(pid(&postgres), first);
+    // With such a file it does not start.
+    let conf = dir.path().join("postgres/data/postgresql.conf");
+    let text = fs::read_to_string(&conf).unwrap();
+    fs::write(&conf, text + "\nshared_buffers = 'many'\n").unwrap();
+    kill(pid(&postgres), Signal::SIGKILL).unwrap();
+    let given_up = postgres.keep_running(|| false).await.to_string();
+    let expect = ["times within 60s and ended each time", "invalid value for parameter \"shared_buffers\""];
+    assert!(expect.iter().all(|expect| given_up.contains(expect)), "{given_up}");
+}
+
 async fn check_refused(options: PrivatePostgresOptions, expect: &[&str]) {
     let error = PrivatePostgres::start(&options).await.unwrap_err().to_string();
     for expect in expect {

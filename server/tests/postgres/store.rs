@@ -36,7 +36,10 @@ pub(crate) fn row(host: u128, opened: OpenedStream, sequence: u64) -> TickRow {
         frame: encoded.frame,
         cgroup_count: encoded.cgroup_count,
         payload: encoded.payload,
+        is_fresh: true,
         new_cgroups: Vec::new(),
+        names: Vec::new(),
+        gone: Vec::new(),
         gap: None,
     }
 }
@@ -120,16 +123,42 @@ async fn each_host_of_a_batch_has_its_own_outcome() {
     assert_eq!(database.sql("select count(*), count(distinct host_id) from head"), "2|2");
 }
 
+/// A batch that is put together anew, as from what was kept on disk, may begin with ticks that are stored.
+#[tokio::test]
+async fn of_a_hosts_ticks_in_a_batch_those_that_are_stored_are_passed_over() {
+    let database = TestDatabase::create();
+    let store = database.store().await;
+    let opened = store.open_stream(id(1)).await.unwrap();
+    let ticks = |range: std::ops::Range<u64>| {
+        range.map(|sequence| {
+            let last = sequence.checked_sub(1).map(|last| row(1, opened, last).next());
+            TickRow { follows: last, is_fresh: last.is_none(), ..row(1, opened, sequence) }
+        })
+    };
+    use WriteOutcome::{AlreadyStored, Fenced, Stored};
+    assert_eq!(store.write_batch(&batch(ticks(0..3))).await.unwrap(), [Stored; 3]);
+    let outcomes = store.write_batch(&batch(ticks(1..5))).await.unwrap();
+    assert_eq!(outcomes, [AlreadyStored, AlreadyStored, Stored, Stored]);
+    let with_a_hole = batch(ticks(5..6).chain(ticks(7..9)));
+    assert_eq!(store.write_batch(&with_a_hole).await.unwrap(), [Stored, Fenced, Fenced]);
+    assert_eq!(
+        database.sql("select string_agg(sequence::text, ' ' order by tick_at) from head"),
+        "0 1 2 3 4 5"
+    );
+}
+
 #[test]
-fn a_batch_has_one_tick_per_host_and_is_bounded() {
+fn a_batch_is_bounded_and_has_nothing_before_what_forgets_it() {
     let opened = |database: &TestDatabase| {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async { database.store().await.open_stream(id(1)).await.unwrap() })
     };
     let opened = opened(&TestDatabase::create());
-    let mut batch = batch([row(1, opened, 0)]);
-    assert_eq!(batch.try_push(row(1, opened, 1)).map(|row| row.sequence), Some(1));
-    for host in 2..=TickBatch::TICKS_MAX as u128 {
+    let follows = |sequence| TickRow { is_fresh: false, ..row(1, opened, sequence) };
+    let mut batch = batch([row(1, opened, 0), follows(1)]);
+    assert_eq!(batch.try_push(row(1, opened, 2)).map(|row| row.sequence), Some(2));
+    assert_eq!(batch.try_push(follows(3)).map(|row| row.sequence), Some(3), "behind what was handed back");
+    for host in 2..TickBatch::TICKS_MAX as u128 {
         assert!(batch.try_push(row(host, opened, 0)).is_none());
     }
     assert!(batch.try_push(row(100_000, opened, 0)).is_some());

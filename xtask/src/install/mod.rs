@@ -26,10 +26,13 @@ pub(crate) enum Job {
     Lint,
     /// Boot other kernels.
     Vm,
+    /// Run the benchmarks that compare with others' programs.
+    Bench,
 }
 
 impl Job {
-    pub(crate) const ALL: [Self; 5] = [Self::Build, Self::Demo, Self::Test, Self::Lint, Self::Vm];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Build, Self::Demo, Self::Test, Self::Lint, Self::Vm, Self::Bench];
 }
 
 /// Makes the machine fit for `jobs`. Quick and silent when nothing is missing.

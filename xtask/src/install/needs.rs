@@ -130,6 +130,13 @@ pub(super) const NEEDS: &[Need] = &[
         packages: Packages::Apt(&[&["perl-base"]]),
     },
     Need {
+        what: "victoria-metrics",
+        why: "what the benchmark store compares the store's disk with",
+        jobs: &[Job::Bench],
+        present: |_| on_path("victoria-metrics"),
+        packages: Packages::Apt(&[&["victoria-metrics"]]),
+    },
+    Need {
         what: "strip",
         why: "makes the programs fit a guest's memory",
         jobs: &[Job::Vm],

@@ -82,7 +82,7 @@ struct Loading<'a, 'btf> {
     has_pins: bool,
 }
 
-impl Loading<'_, '_> {
+impl<'btf> Loading<'_, 'btf> {
     fn collector(
         &mut self,
         name: &'static str,
@@ -120,7 +120,7 @@ impl Loading<'_, '_> {
         object: &[u8],
         tracepoints: &[(String, String)],
         folding: Folding,
-        mark: &'static abi::cg_mark,
+        mark: &'btf abi::cg_mark,
         pinned: &mut Vec<PathBuf>,
     ) -> Result<Collector, LoadError> {
         let directory = self.pins.and_then(|pins| {

@@ -10,6 +10,7 @@ use cgfleet_rpc::{
 use futures::{StreamExt as _, future, stream};
 use rustc_hash::FxHasher;
 use tonic::{Code, Status};
+use uuid::Uuid;
 
 use super::{Agent, Answers, Held, events::Events, stopping, take_place};
 use crate::{
@@ -24,11 +25,17 @@ pub(super) async fn subscribe(
     agent: &Agent,
     spec: SubscribeSpec,
 ) -> Result<Answers<SubscribeResponse>, Status> {
-    let parsed = subscription::parse(&spec)?;
+    let mut parsed = subscription::parse(&spec)?;
+    if spec.every_tick && spec.read_mask.is_none() {
+        parsed.metrics = agent.sample_metrics;
+    }
     let interval = interval(agent, &parsed)?;
     let target = target_or_root("spec.target", spec.target)?;
     let resumed = token(agent, &spec.resume_token, interval)?;
-    let place = take_place(&agent.subscribers, agent.subscribers_max)?;
+    let next = spec.every_tick.then(|| first_tick(agent, parsed.start, interval)).transpose()?;
+    // Who takes every tick is a server, as who gets whole ones is.
+    let places = if spec.every_tick { &agent.tick_subscribers } else { &agent.subscribers };
+    let place = take_place(places, agent.subscribers_max)?;
     let listening = agent.feeds.listen(interval, parsed.metrics, true).map_err(WireError::from)?;
     let path = path(agent, &target, resumed.map(|token| (token, &listening))).await?;
     let wanted = Followed {
@@ -52,18 +59,50 @@ pub(super) async fn subscribe(
     let follower = follower(agent, wanted, &listening, resumed, token)?;
     let events = Events::new(agent, follower, token);
     let held = Held { listening, _place: place };
-    let changes = stream::unfold((held, events), |(mut held, mut events)| async move {
+    let changes = stream::unfold((held, events), move |(mut held, mut events)| async move {
         let change = loop {
             if let Some(change) = events.next() {
                 break change;
             }
-            events.advance(&held.listening.after(events.sequence()).await);
+            match (next, events.sequence()) {
+                (None, at) => events.advance(&held.listening.after(at).await),
+                (Some(NextTick::Newest), None) => events.advance(&held.listening.after(None).await),
+                (Some(NextTick::From(first)), None) => {
+                    let (first, missed) = held.listening.next(first).await;
+                    events.begin_at(&first, missed);
+                }
+                (Some(_), Some(at)) => {
+                    let (next, _) = held.listening.next(at.saturating_add(1)).await;
+                    events.advance(&[next]);
+                }
+            }
         };
         let event = Some(v1::subscribe_response::Event::Change(v1::ChangeEvent { event: Some(change) }));
         Some((SubscribeResponse { event }, (held, events)))
     });
     let changes = changes.take_until(agent.shutdown.clone().cancelled_owned());
     Ok(Box::pin(changes.map(Ok).chain(stream::once(future::ready(Err(stopping().into()))))))
+}
+
+/// With what a stream of every tick begins.
+#[derive(Clone, Copy)]
+enum NextTick {
+    Newest,
+    From(u64),
+}
+
+/// Where to begin. Of another agent process that is the oldest tick that there is.
+fn first_tick(agent: &Agent, start: Option<(Uuid, u64)>, interval: Duration) -> Result<NextTick, WireError> {
+    let Some((agent_epoch, sequence)) = start else { return Ok(NextTick::Newest) };
+    if agent_epoch != agent.identity.agent_epoch {
+        return Ok(NextTick::From(0));
+    }
+    let next = agent.feeds.next_sequence(interval);
+    if sequence > next {
+        let allowed = format!("at most {next}, the tick that comes next");
+        return Err(WireError::invalid_field("spec.start.sequence", sequence, allowed));
+    }
+    Ok(NextTick::From(sequence))
 }
 
 /// The follower that begins anew, or goes on behind the token that it brought; `token` is what this

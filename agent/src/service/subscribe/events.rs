@@ -1,13 +1,15 @@
 //! The parts of a stream of changes, each made as it is sent: what waits to be sent is shared, and small.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use cgfleet_proto::v1::{
     Bookmark, CgroupSample, Lost, RemovedBatch, RemovedCgroup, SampleBatch, Synced, change_event::Event,
 };
+use nix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
 use crate::{
+    identity::Identity,
     service::{Agent, BATCH_ROWS},
     stream::{Change, Follower, Snapshot, Step, Token},
     walker::Removed,
@@ -16,6 +18,7 @@ use crate::{
 
 /// What one subscriber is sent.
 pub(super) struct Events {
+    host_id: Uuid,
     boot_id: Uuid,
     /// What is told at a bookmark, but for the sequence.
     token: Token,
@@ -39,8 +42,9 @@ enum Part {
 impl Events {
     /// Of this follower; its tokens are like this one.
     pub(super) fn new(agent: &Agent, follower: Follower, token: Token) -> Self {
-        let (boot_id, workloads) = (agent.identity.boot_id, agent.workloads.clone());
-        Self { boot_id, token, follower, workloads, unnamed: Vec::new(), parts: VecDeque::new() }
+        let Identity { host_id, boot_id, .. } = agent.identity;
+        let workloads = agent.workloads.clone();
+        Self { host_id, boot_id, token, follower, workloads, unnamed: Vec::new(), parts: VecDeque::new() }
     }
 
     /// The sequence of the snapshot that the follower was brought to.
@@ -50,7 +54,18 @@ impl Events {
 
     /// Brings the follower to the newest of these.
     pub(super) fn advance(&mut self, newer: &[Arc<Snapshot>]) {
-        let Some(step) = self.follower.advance(newer, |path| self.workloads.of(path)) else { return };
+        if let Some(step) = self.follower.advance(newer, |path| self.workloads.of(path)) {
+            self.put(step);
+        }
+    }
+
+    /// Has the follower begin with this, behind `missed` that are not there any more.
+    pub(super) fn begin_at(&mut self, first: &Arc<Snapshot>, missed: u64) {
+        let step = self.follower.begin_at(first, missed, |path| self.workloads.of(path));
+        self.put(step);
+    }
+
+    fn put(&mut self, step: Step) {
         let Step { snapshot, is_whole, mut rows, removed, lost, merged } = step;
         self.name_late(&snapshot, &mut rows);
         if lost > 0 {
@@ -95,8 +110,8 @@ impl Events {
             Part::Removed(removed) => Event::Removed(RemovedBatch {
                 cgroups: removed.iter().map(|removed| self.removed(removed)).collect(),
             }),
-            Part::Synced(bookmark) => Event::Synced(Synced { bookmark: Some(*bookmark) }),
-            Part::Bookmark(bookmark) => Event::Bookmark(*bookmark),
+            Part::Synced(bookmark) => Event::Synced(Synced { bookmark: Some(sent_now(*bookmark)) }),
+            Part::Bookmark(bookmark) => Event::Bookmark(sent_now(*bookmark)),
         })
     }
 
@@ -137,8 +152,17 @@ impl Events {
             sampled_at: Some(snapshot.sampled_at.into()),
             merged_ticks,
             summary: Some(snapshot.summary.clone()),
+            sent_boottime_ns: 0,
+            host_id: self.host_id.to_string(),
         }
     }
+}
+
+/// Without a clock, which no host is, a bookmark says that it did not wait.
+fn sent_now(bookmark: Bookmark) -> Bookmark {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    let now = now.ok().and_then(|now| u64::try_from(now.as_nanos()).ok());
+    Bookmark { sent_boottime_ns: now.unwrap_or(bookmark.boottime_ns), ..bookmark }
 }
 
 /// Whether a pod runs there whose name is not known.

@@ -2,6 +2,7 @@
 //! asks, and wherever it goes on.
 
 mod events;
+mod every_tick;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +15,7 @@ use cgfleet_proto::v1::{CgroupSample, WalkEnd, WalkSummary};
 use proptest::prelude::*;
 
 use super::{Choice, CounterForm, Followed, Follower, Hearing, History, Read, Snapshot, Step};
-use crate::walker::{Removed, RemovedValues};
+use crate::walker::{Removed, RemovedValues, Rows};
 use events::{Event, HowRemoved, Seen, seen};
 
 /// Cases of each property; together more than 100,000.
@@ -54,6 +55,9 @@ struct Client {
     lost: u64,
     /// The snapshot that it was brought to.
     at: Option<Arc<Snapshot>>,
+    /// Whether it takes every one, and those that it was brought to.
+    takes_every: bool,
+    took: Vec<u64>,
     /// The first one since it had to begin anew.
     since: u64,
 }
@@ -108,7 +112,9 @@ impl World {
             }
             Event::Remove { at, how } => self.remove(at, how),
             Event::Tick { is_cut } => self.tick(is_cut),
+            Event::Take if self.client.takes_every => drop(self.take_next()),
             Event::Take => self.take(),
+            Event::Reconnect if self.client.takes_every => self.follower = Follower::new(self.wanted.clone()),
             Event::Reconnect => self.reconnect(),
         }
     }
@@ -142,7 +148,7 @@ impl World {
             boottime: Duration::from_secs(self.sequence),
             sampled_at: SystemTime::UNIX_EPOCH,
             metrics: METRICS.into_iter().collect(),
-            samples: self.live[..met].to_vec(),
+            rows: Rows::Made(self.live[..met].to_vec()),
             summary,
             hearing: Hearing::Episode(1),
             removed: std::mem::take(&mut self.removed),
@@ -168,8 +174,12 @@ impl World {
 
     fn apply(&mut self, step: &Step) {
         if step.is_whole {
-            assert!(step.removed.is_empty() && step.lost == 0);
-            self.client = Client { since: step.snapshot.sequence, ..Client::default() };
+            assert!((self.client.takes_every || step.removed.is_empty()) && step.lost == 0);
+            let Client { takes_every, took, removed, .. } = std::mem::take(&mut self.client);
+            // One who takes every snapshot is told of each removal once, however often it begins.
+            let removed = if takes_every { removed } else { BTreeSet::new() };
+            let since = step.snapshot.sequence;
+            self.client = Client { since, takes_every, took, removed, ..Client::default() };
         } else {
             let passed = self.all.iter().filter(|passed| {
                 let at = self.client.at.as_ref().map_or(0, |at| at.sequence);
@@ -264,7 +274,8 @@ impl World {
 
     /// Whatever was removed meanwhile was told of, or counted.
     fn check_removed(&self, before: Option<&Snapshot>, step: &Step) {
-        let Some(before) = before.filter(|_| !step.is_whole) else { return };
+        let has_followed = !step.is_whole || (self.client.takes_every && step.merged == 0);
+        let Some(before) = before.filter(|_| has_followed) else { return };
         let between = |snapshot: &&Arc<Snapshot>| {
             snapshot.sequence > before.sequence && snapshot.sequence <= step.snapshot.sequence
         };
@@ -291,19 +302,23 @@ fn names(named: &BTreeSet<String>, path: &str) -> Option<Workload> {
 }
 
 fn check(counters: CounterForm, dead_band: f64, seen: &Seen) {
-    let Seen { events, whole_host, max_depth, pods_alone, forgets } = seen;
+    let mut world = world(counters, dead_band, seen);
+    for event in &seen.events {
+        world.handle(event);
+    }
+    world.tick(false);
+    world.take();
+}
+
+fn world(counters: CounterForm, dead_band: f64, seen: &Seen) -> World {
+    let Seen { whole_host, max_depth, pods_alone, forgets, .. } = seen;
     let top = if *whole_host { "/" } else { "/2" };
     let metrics: MetricSet = METRICS[..2].iter().copied().collect();
     let workload = WorkloadFilter::parse(Some("web-0"), None, None).unwrap().filter(|_| *pods_alone);
     let wanted =
         Followed { workload, choice: Choice::new(top.to_owned(), *max_depth), metrics, counters, dead_band };
     // One that forgets keeps about two snapshots.
-    let mut world = World::new(wanted, if *forgets { 3_000 } else { 1 << 20 });
-    for event in events {
-        world.handle(event);
-    }
-    world.tick(false);
-    world.take();
+    World::new(wanted, if *forgets { 3_000 } else { 1 << 20 })
 }
 
 proptest! {

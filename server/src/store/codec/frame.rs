@@ -5,7 +5,7 @@
 
 use std::{cell::RefCell, io};
 
-use zstd::bulk::Decompressor;
+use zstd::bulk::{Compressor, Decompressor};
 
 use super::CodecError;
 
@@ -28,20 +28,23 @@ pub(super) struct Form {
     mark: u8,
     /// The lower half of what is written. Each layout of body or envelope takes the next number.
     version: u8,
-    compression_level: i32,
+}
+
+/// zstd's fastest ordinary level: bodies are dense already, and two levels on saves a hundredth of a chunk for half as
+/// much time again.
+const COMPRESSION_LEVEL: i32 = 1;
+
+thread_local! {
+    /// What zstd works with is larger than most payloads, and making it takes longer than they do.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Decompressor<'static>> = RefCell::default();
 }
 
 /// A tick of a host.
-pub(super) const HEAD: Form = Form {
-    name: "a tick",
-    mark: 0x00,
-    version: 2,
-    // zstd's fastest ordinary level: payloads are small and every tick pays.
-    compression_level: 1,
-};
+pub(super) const HEAD: Form = Form { name: "a tick", mark: 0x00, version: 2 };
 
 /// Series of cgroups. No single bit makes a tick's first byte of a chunk's, nor one version of another.
-pub(super) const CHUNK: Form = Form { name: "a chunk", mark: 0x30, version: 1, compression_level: 1 };
+pub(super) const CHUNK: Form = Form { name: "a chunk", mark: 0x30, version: 1 };
 
 impl Form {
     /// Closes a body into a payload.
@@ -49,7 +52,7 @@ impl Form {
         if body.len() > BODY_BYTES_MAX {
             return Err(CodecError::TooLarge { bytes: body.len(), limit: BODY_BYTES_MAX });
         }
-        let compressed = zstd::bulk::compress(body, self.compression_level).map_err(CodecError::Compress)?;
+        let compressed = compress(body).map_err(CodecError::Compress)?;
         Ok(self.envelop(&compressed))
     }
 
@@ -95,18 +98,15 @@ impl Form {
     }
 }
 
-/// A context for each thread: making one takes longer than to decompress an ordinary delta.
-fn decompress(compressed: &[u8]) -> io::Result<Vec<u8>> {
-    thread_local! {
-        static CONTEXT: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
-    }
-    CONTEXT.with_borrow_mut(|context| {
-        let context = match context {
-            Some(context) => context,
-            None => context.insert(Decompressor::new()?),
-        };
-        context.decompress(compressed, BODY_BYTES_MAX)
+fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|compressor| match compressor {
+        Some(compressor) => compressor.compress(body),
+        None => compressor.insert(Compressor::new(COMPRESSION_LEVEL)?).compress(body),
     })
+}
+
+fn decompress(compressed: &[u8]) -> io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|decompressor| decompressor.decompress(compressed, BODY_BYTES_MAX))
 }
 
 fn checksum_of(form: u8, bytes: &[u8]) -> Checksum {

@@ -79,6 +79,11 @@ mod tests {
     }
 
     #[test]
+    fn values_come_in_the_order_of_their_numbers() {
+        assert!(METRICS.iter().flatten().eq(Metric::ALL), "bodies have values in the catalogue's order");
+    }
+
+    #[test]
     fn what_is_stored_keeps_its_numbers() {
         let known: Vec<(&str, Vec<&str>)> =
             STORED.iter().map(|(group, metrics)| (*group, metrics.split(' ').collect())).collect();

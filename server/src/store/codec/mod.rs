@@ -8,6 +8,7 @@
 //! Must not know: hosts, time, Postgres.
 
 mod chunk;
+mod encoder;
 mod error;
 mod frame;
 #[cfg(test)]
@@ -20,10 +21,10 @@ mod values;
 mod varint;
 
 use cgfleet_model::MetricSet;
-use cgfleet_proto::v1::CgroupSample;
 
 pub use self::{
     chunk::{ChunkBuilder, ChunkColumn, ChunkSeries, decode_chunk, encode_chunk},
+    encoder::{EncodedHead, HeadEncoder},
     error::CodecError,
     scan::{HeadScanner, ScannedCgroup, ScannedTick, UNTAGGED},
     values::{CgroupKey, MetricValues, TickValues},
@@ -48,64 +49,9 @@ pub enum Frame {
 
 /// A tick as the side that writes or reads payloads holds it, to build the next one upon.
 #[derive(Debug)]
-pub struct HeadState {
+struct HeadState {
     values: TickValues,
     checksum: Checksum,
-}
-
-/// A tick that was encoded and is not stored yet.
-#[derive(Debug)]
-pub struct EncodedHead {
-    /// The payload.
-    pub payload: Vec<u8>,
-    /// Whether it stands alone.
-    pub frame: Frame,
-    /// Cgroups in the tick.
-    pub cgroup_count: usize,
-    /// To be given to [`HeadEncoder::commit`] once the payload is stored.
-    pub next: HeadState,
-}
-
-/// Turns the ticks of one host into payloads. It advances only by [`commit`](Self::commit), so that a
-/// tick that was not stored is never what the next one builds upon.
-#[derive(Debug, Default)]
-pub struct HeadEncoder {
-    base: Option<HeadState>,
-}
-
-impl HeadEncoder {
-    /// Encodes a tick; a keyframe if asked for, or if there is nothing to build upon.
-    pub fn encode(&self, samples: &[CgroupSample], frame: Frame) -> Result<EncodedHead, CodecError> {
-        let values = TickValues::of(samples);
-        let base = self.base.as_ref().filter(|_| frame == Frame::Delta);
-        let mut body = Vec::new();
-        if let Some(base) = base {
-            body.push(KIND_DELTA);
-            body.extend(base.checksum.to_le_bytes());
-            put_delta(&mut body, &base.values, &values);
-        } else {
-            body.push(KIND_KEYFRAME);
-            put_changed(&mut body, values.entries.iter().map(|(key, values)| (*key, None, values)));
-        }
-        let frame = if base.is_some() { Frame::Delta } else { Frame::Keyframe };
-        let (payload, checksum) = frame::seal(&body)?;
-        Ok(EncodedHead { payload, frame, cgroup_count: values.len(), next: HeadState { values, checksum } })
-    }
-
-    /// Says that the payload that came with `next` is stored.
-    pub fn commit(&mut self, next: HeadState) {
-        self.base = Some(next);
-    }
-
-    /// Forgets the last tick: the next payload is a keyframe and every cgroup is new.
-    pub fn reset(&mut self) {
-        self.base = None;
-    }
-
-    /// Whether the last stored tick contained the cgroup.
-    pub fn contains(&self, key: CgroupKey) -> bool {
-        self.base.as_ref().is_some_and(|base| base.values.get(key).is_some())
-    }
 }
 
 /// What a payload says of a tick: of a keyframe every cgroup, of a delta the difference to the tick before.
@@ -168,30 +114,6 @@ impl HeadDecoder {
         reader.expect_end()?;
         Ok(&self.base.insert(HeadState { values, checksum }).values)
     }
-}
-
-/// Writes what was removed and what changed from `base` to `next`.
-fn put_delta(body: &mut Vec<u8>, base: &TickValues, next: &TickValues) {
-    let mut removed = Vec::new();
-    let mut changed = Vec::new();
-    let mut old = base.entries.iter().peekable();
-    for (key, values) in &next.entries {
-        while let Some((gone, _)) = old.next_if(|(old, _)| old < key) {
-            removed.push(*gone);
-        }
-        let before = old.next_if(|(old, _)| old == key).map(|(_, values)| values);
-        if before != Some(values) {
-            changed.push((*key, before, values));
-        }
-    }
-    removed.extend(old.map(|(gone, _)| *gone));
-
-    put_varint(body, removed.len() as u64);
-    let mut previous = None;
-    for key in removed {
-        put_key(body, previous.replace(key), key);
-    }
-    put_changed(body, changed.into_iter());
 }
 
 /// Writes cgroups with their values, each against what it had before, if anything.

@@ -14,12 +14,7 @@ fn sample(cgroup_id: u64, usage_usec: Option<u64>) -> CgroupSample {
 /// Encodes ticks as one stream would, with the frames asked for.
 pub(super) fn encode(ticks: &[(Frame, Vec<CgroupSample>)]) -> Vec<Vec<u8>> {
     let mut encoder = HeadEncoder::default();
-    let encode_one = |(frame, samples): &(Frame, Vec<CgroupSample>)| {
-        let encoded = encoder.encode(samples, *frame).unwrap();
-        encoder.commit(encoded.next);
-        encoded.payload
-    };
-    ticks.iter().map(encode_one).collect()
+    ticks.iter().map(|(frame, samples)| encoder.encode(samples, *frame).unwrap().payload).collect()
 }
 
 /// A payload with a valid envelope around any body.
@@ -119,18 +114,22 @@ fn a_group_that_overflowed_is_stored_as_not_measured() {
 }
 
 #[test]
-fn a_tick_that_was_not_committed_is_not_built_upon() {
+fn an_encoder_says_which_cgroups_came_and_went() {
+    let key = |cgroup_id| CgroupKey { hierarchy_id: 0, cgroup_id };
     let mut encoder = HeadEncoder::default();
-    let mut decoder = HeadDecoder::default();
-    let first = encoder.encode(&[sample(1, Some(1))], Frame::Delta).unwrap();
-    assert_eq!(first.frame, Frame::Keyframe);
-    decoder.apply(&first.payload).unwrap();
-    encoder.commit(first.next);
-    let _lost = encoder.encode(&[sample(1, Some(2))], Frame::Delta).unwrap();
-    let third = encoder.encode(&[sample(1, Some(3)), sample(2, None)], Frame::Delta).unwrap();
-    assert_eq!(third.frame, Frame::Delta);
-    let expect = TickValues::of(&[sample(1, Some(3)), sample(2, None)]);
-    assert_eq!(decoder.apply(&third.payload).unwrap(), &expect);
+    let first = encoder.encode(&[sample(2, Some(1)), sample(1, None)], Frame::Delta).unwrap();
+    assert_eq!((first.frame, first.new, first.gone), (Frame::Keyframe, vec![key(1), key(2)], vec![]));
+    let second = encoder.encode(&[sample(2, Some(1)), sample(3, None)], Frame::Keyframe).unwrap();
+    assert_eq!((second.frame, second.new, second.gone), (Frame::Keyframe, vec![key(3)], vec![key(1)]));
+    // A removal of what was not there is none, nor is one of what is there.
+    let removed = [key(3), key(2), key(9)];
+    let third =
+        encoder.encode_changes(&[sample(2, Some(7)), sample(4, None)], &removed, Frame::Delta).unwrap();
+    assert_eq!((third.frame, third.new, third.gone), (Frame::Delta, vec![key(4)], vec![key(3)]));
+    assert_eq!(encoder.tick(), Some(&TickValues::of(&[sample(2, Some(7)), sample(4, None)])));
+    encoder.reset();
+    let fresh = encoder.encode(&[sample(4, None)], Frame::Delta).unwrap();
+    assert_eq!((fresh.frame, fresh.new, fresh.gone), (Frame::Keyframe, vec![key(4)], vec![]));
 }
 
 #[test]
@@ -243,6 +242,31 @@ proptest! {
         let mut decoder = HeadDecoder::default();
         for (payload, (_, samples)) in encode(&ticks).iter().zip(&ticks) {
             prop_assert_eq!(decoder.apply(payload).unwrap(), &TickValues::of(samples));
+        }
+    }
+
+    /// What is told of changes, with rows that did not change among them, makes the same payloads.
+    #[test]
+    fn changes_encode_as_whole_ticks_do(ticks in any_ticks(), unchanged: Vec<bool>) {
+        let (mut of_ticks, mut of_changes) = (HeadEncoder::default(), HeadEncoder::default());
+        let mut before: Vec<CgroupSample> = Vec::new();
+        for (frame, samples) in ticks {
+            let mut samples = samples;
+            samples.sort_by_key(CgroupKey::of);
+            samples.dedup_by_key(|sample| CgroupKey::of(sample));
+            let mut told = unchanged.iter().chain(std::iter::repeat(&false));
+            let changed: Vec<CgroupSample> = samples
+                .iter()
+                .filter(|sample| !before.contains(*sample) || told.next() == Some(&true))
+                .cloned()
+                .collect();
+            let is_gone = |old: &&CgroupSample| !samples.iter().any(|new| CgroupKey::of(new) == CgroupKey::of(old));
+            let removed: Vec<CgroupKey> = before.iter().filter(is_gone).map(CgroupKey::of).collect();
+            let whole = of_ticks.encode(&samples, frame).unwrap();
+            let told = of_changes.encode_changes(&changed, &removed, frame).unwrap();
+            prop_assert_eq!(whole.payload, told.payload);
+            prop_assert_eq!((whole.new, whole.gone, whole.cgroup_count), (told.new, told.gone, told.cgroup_count));
+            before = samples;
         }
     }
 

@@ -17,7 +17,7 @@ use crate::history::{Aggregation, HostSeries, Measure, Minute, Tier};
 
 const MINUTE: i64 = 60_000_000;
 /// Columns before those of the measures.
-const FIXED: usize = 6;
+const FIXED: usize = 5;
 
 /// Whether a tier has what an aggregate of a metric is made of.
 pub fn is_rolled_up(tier: Tier, measure: Measure) -> bool {
@@ -25,7 +25,7 @@ pub fn is_rolled_up(tier: Tier, measure: Measure) -> bool {
     let is_gauge = GAUGES.contains(&measure.metric);
     match (measure.aggregation, tier) {
         (_, Tier::Ticks) => true,
-        (Aggregation::Rate, _) | (Aggregation::Last | Aggregation::Sum, Tier::Hours) if is_counter => true,
+        (Aggregation::Rate, _) | (Aggregation::Sum, Tier::Hours) if is_counter => true,
         (Aggregation::Last | Aggregation::Mean | Aggregation::Max, _) => is_gauge,
         _ => false,
     }
@@ -36,14 +36,45 @@ fn stem(measure: Measure) -> String {
     measure.metric.name().replace('.', "_")
 }
 
-/// The columns that an aggregate is made of: the first, where that is null the second, and of hours its weight.
-fn columns(measure: Measure) -> Vec<String> {
+/// The arrays of minutes that an aggregate is made of: the first, and where that is null or not stored the second.
+fn arrays(measure: Measure) -> Vec<String> {
     let stem = stem(measure);
     match measure.aggregation {
         Aggregation::Mean => vec![format!("{stem}_mean"), format!("{stem}_last")],
         Aggregation::Max => vec![format!("{stem}_max"), format!("{stem}_last")],
         Aggregation::Last => vec![format!("{stem}_last")],
         _ => vec![format!("{stem}_rate")],
+    }
+}
+
+/// The same of an hour, as an expression.
+fn of_hour(measure: Measure) -> String {
+    let stem = stem(measure);
+    match measure.aggregation {
+        Aggregation::Mean => format!("coalesce(rollup.{stem}_mean, rollup.{stem}_last)"),
+        Aggregation::Max => format!("coalesce(rollup.{stem}_max, rollup.{stem}_last)"),
+        Aggregation::Last => format!("rollup.{stem}_last"),
+        // A rate of 0 is not written.
+        _ => {
+            let nth = COUNTERS.iter().position(|metric| *metric == measure.metric).unwrap_or_default();
+            format!(
+                "coalesce(rollup.{stem}_rate, case when rollup.measured & {} > 0 and {} > 0 then 0 end)",
+                1 << nth,
+                coverage(measure),
+            )
+        }
+    }
+}
+
+/// How much of an hour counts: seconds of a counter, ticks of a gauge.
+fn coverage(measure: Measure) -> String {
+    let nth = |of: &[cgfleet_model::Metric]| of.iter().position(|metric| *metric == measure.metric);
+    match (nth(&COUNTERS), nth(&GAUGES)) {
+        (Some(nth), _) => format!("coalesce(rollup.coverage[{}], rollup.seconds)", nth + 1),
+        (None, nth) => {
+            let nth = COUNTERS.len() + nth.unwrap_or_default() + 1;
+            format!("coalesce(rollup.coverage[{nth}], rollup.tick_count)")
+        }
     }
 }
 
@@ -55,18 +86,29 @@ pub(super) async fn read_minutes(
     since: i64,
     untils: &[i64],
 ) -> Result<u64, ReadError> {
-    let of_measures: Vec<Vec<String>> = measures.iter().map(|measure| columns(*measure)).collect();
-    let named: Vec<String> = of_measures.iter().flatten().map(|column| format!("rollup.{column}")).collect();
-    let constant: Vec<String> =
-        of_measures.iter().flatten().map(|column| format!("array[rollup.{column}::real]")).collect();
+    // Of each measure the mask of what is stored, then its arrays.
+    let named: Vec<String> = measures
+        .iter()
+        .flat_map(|measure| {
+            let mask = format!("coalesce(rollup.{}_stored, 0)", stem(*measure));
+            std::iter::once(mask).chain(arrays(*measure).into_iter().map(|array| format!("rollup.{array}")))
+        })
+        .collect();
+    // Of what did not change in an hour, each minute is as the first says.
+    let constant: Vec<String> = measures
+        .iter()
+        .flat_map(|measure| {
+            let array = format!("array[({})::real]", of_hour(*measure));
+            let arrays = arrays(*measure).into_iter().map(move |_| array.clone());
+            std::iter::once("rollup.present & -rollup.present".to_owned()).chain(arrays)
+        })
+        .collect();
     let mut rows = 0;
-    for (table, stored, condition, columns) in [
-        ("rollup_minute", "rollup.stored", "true", named),
-        // Of what did not change in an hour, each minute is as the first says.
-        ("rollup_hour", "rollup.present & -rollup.present", "rollup.constant", constant),
-    ] {
+    for (table, condition, columns) in
+        [("rollup_minute", "true", named), ("rollup_hour", "rollup.constant", constant)]
+    {
         let statement = format!(
-            "select host.place, rollup.boot_id, rollup.cgroup_id, rollup.from_at, rollup.present, {stored}, {}
+            "select host.place, rollup.boot_id, rollup.cgroup_id, rollup.from_at, rollup.present, {}
              from unnest($1::uuid[], $2::timestamptz[]) with ordinality as host (host_id, until_at, place)
              join {table} as rollup on rollup.host_id = host.host_id and rollup.hierarchy_id = 0
                   and rollup.from_at < host.until_at
@@ -76,18 +118,8 @@ pub(super) async fn read_minutes(
         );
         rows += read(snapshot, hosts, statement, since, untils, |host, row| {
             let from = micros_of(row, 3)?;
-            let [present, stored]: [i64; 2] = [row.try_get(4)?, row.try_get(5)?];
-            let mut arrays = Vec::with_capacity(of_measures.len() * 2);
-            for at in 0..columns.len() {
-                arrays.push(row.try_get::<Option<Vec<Option<f32>>>, _>(FIXED + at)?.unwrap_or_default());
-            }
-            Ok(minutes_of(
-                host,
-                measures,
-                [since, from],
-                [present.cast_unsigned(), stored.cast_unsigned()],
-                &arrays,
-            ))
+            let present = row.try_get::<i64, _>(4)?.cast_unsigned();
+            minutes_of(host, measures, [since, from], present, row)
         })
         .await?;
     }
@@ -99,35 +131,30 @@ fn minutes_of(
     (member, host): (u32, &mut HostSeries),
     measures: &[Measure],
     [since, from]: [i64; 2],
-    [present, stored]: [u64; 2],
-    arrays: &[Vec<Option<f32>>],
-) {
+    present: u64,
+    row: &PgRow,
+) -> Result<(), sqlx::Error> {
     let is_in = |minute: &u32| present >> minute & 1 == 1 && from + i64::from(*minute) * MINUTE >= since;
-    for minute in (0..60).filter(is_in) {
-        let is_stored = stored >> minute & 1 == 1;
-        // The last stored minute up to this one.
-        let place = (stored & ((2_u64 << minute) - 1)).count_ones() as usize;
-        let element = |array: &Vec<Option<f32>>| {
-            let at = place.min(array.len()).checked_sub(1)?;
-            array[at].map(f64::from)
-        };
-        let mut column = 0;
-        for (measure, what) in measures.iter().enumerate() {
-            let value = match what.aggregation {
-                Aggregation::Mean | Aggregation::Max => {
-                    let last = element(&arrays[column + 1]);
-                    let own = element(&arrays[column]).filter(|_| is_stored).or(last);
-                    column += 2;
-                    own
-                }
-                Aggregation::Last => {
-                    column += 1;
-                    element(&arrays[column - 1])
-                }
-                _ => {
-                    column += 1;
-                    element(&arrays[column - 1]).map(|rate| if is_stored { rate } else { 0.0 })
-                }
+    let mut column = FIXED;
+    for (measure, what) in measures.iter().enumerate() {
+        let stored = row.try_get::<i64, _>(column)?.cast_unsigned();
+        let count = arrays(*what).len();
+        let mut values = Vec::with_capacity(count);
+        for at in 1..=count {
+            values.push(row.try_get::<Option<Vec<Option<f32>>>, _>(column + at)?.unwrap_or_default());
+        }
+        column += 1 + count;
+        for minute in (0..60).filter(is_in) {
+            let is_stored = stored >> minute & 1 == 1;
+            // The last stored minute up to this one.
+            let place = (stored & ((2_u64 << minute) - 1)).count_ones() as usize;
+            let element =
+                |array: &[Option<f32>]| place.checked_sub(1).and_then(|at| *array.get(at)?).map(f64::from);
+            let value = match values.as_slice() {
+                [own, last] => element(own).filter(|_| is_stored).or_else(|| element(last)),
+                [own] if what.aggregation == Aggregation::Last => element(own),
+                [rate] => element(rate).map(|rate| if is_stored { rate } else { 0.0 }),
+                _ => None,
             };
             let minute = Minute {
                 from: from + i64::from(minute) * MINUTE,
@@ -138,6 +165,7 @@ fn minutes_of(
             host.minute(member, measure, &minute);
         }
     }
+    Ok(())
 }
 
 /// Reads hours of hosts, of each up to its own moment; returns how many rows.
@@ -148,22 +176,11 @@ pub(super) async fn read_hours(
     since: i64,
     untils: &[i64],
 ) -> Result<u64, ReadError> {
-    let weight = |measure: &Measure| {
-        let nth = |of: &[cgfleet_model::Metric]| of.iter().position(|metric| *metric == measure.metric);
-        match (nth(&COUNTERS), nth(&GAUGES)) {
-            (Some(nth), _) => format!("coalesce(rollup.coverage[{}], rollup.seconds)", nth + 1),
-            (None, nth) => {
-                let nth = COUNTERS.len() + nth.unwrap_or_default() + 1;
-                format!("coalesce(rollup.coverage[{nth}], rollup.tick_count)")
-            }
-        }
-    };
     let columns = measures.iter().map(|measure| {
-        let own = columns(*measure).remove(0);
-        format!("rollup.{own}::double precision, {}::double precision", weight(measure))
+        format!("({})::double precision, {}::double precision", of_hour(*measure), coverage(*measure))
     });
     let statement = format!(
-        "select host.place, rollup.boot_id, rollup.cgroup_id, rollup.from_at, 0::bigint, 0::bigint, {}
+        "select host.place, rollup.boot_id, rollup.cgroup_id, rollup.from_at, 0::bigint, {}
          from unnest($1::uuid[], $2::timestamptz[]) with ordinality as host (host_id, until_at, place)
          join rollup_hour as rollup on rollup.host_id = host.host_id and rollup.hierarchy_id = 0
               and rollup.from_at < host.until_at

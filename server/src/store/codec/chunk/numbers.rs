@@ -25,7 +25,7 @@ pub(super) struct NumbersWriter {
 }
 
 /// What one way to write steps takes.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Cost {
     dense: usize,
     sparse: usize,
@@ -70,19 +70,19 @@ impl NumbersWriter {
 }
 
 fn cost_of(steps: &[u64]) -> Cost {
-    let mut cost = Cost::default();
-    let mut previous = 0;
-    for (at, step) in steps.iter().enumerate() {
-        let len = varint_len(*step);
-        cost.dense += len;
-        if *step != 0 {
-            cost.sparse += len + varint_len((at - previous) as u64);
-            cost.count += 1;
-            previous = at;
-        }
+    let dense = steps.iter().map(|step| varint_len(*step)).sum();
+    let count = steps.iter().filter(|step| **step != 0).count();
+    // A zero that is left out saves a byte, and any other step costs a gap of a byte at least.
+    if count * 2 > steps.len() {
+        return Cost { dense, sparse: usize::MAX, count };
     }
-    cost.sparse += varint_len(cost.count as u64);
-    cost
+    let mut sparse = varint_len(count as u64) + dense - (steps.len() - count);
+    let mut previous = 0;
+    for (at, _) in steps.iter().enumerate().filter(|(_, step)| **step != 0) {
+        sparse += varint_len((at - previous) as u64);
+        previous = at;
+    }
+    Cost { dense, sparse, count }
 }
 
 fn put_all(out: &mut Vec<u8>, steps: &[u64]) {

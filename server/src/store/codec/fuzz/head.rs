@@ -8,8 +8,9 @@ use fastrand::Rng;
 use super::{
     super::{
         CgroupKey, CodecError, HeadDecoder, KIND_DELTA, KIND_KEYFRAME, MetricValues, TickValues,
+        encoder::put_delta_between,
         frame::{Form, HEAD},
-        put_changed, put_delta,
+        put_changed,
     },
     Target,
 };
@@ -85,7 +86,7 @@ fn keyframe_of(values: &TickValues) -> Vec<u8> {
 fn delta_of(base_payload: &[u8], base: &TickValues, next: &TickValues) -> Vec<u8> {
     let mut body = vec![KIND_DELTA];
     body.extend(&base_payload[1..5]);
-    put_delta(&mut body, base, next);
+    put_delta_between(&mut body, base, next);
     body
 }
 
