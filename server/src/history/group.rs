@@ -168,7 +168,9 @@ impl Grouping {
             }
         }
         let mut keys = vec![SeriesKey::default(); series.len()];
-        series.into_iter().for_each(|(key, number)| keys[number] = key);
+        for (key, number) in series {
+            keys[number] = key;
+        }
         (keys, members)
     }
 }

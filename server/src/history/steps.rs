@@ -23,6 +23,7 @@ impl Steps {
     }
 
     /// The range as one step.
+    #[must_use]
     pub fn as_whole(self) -> Self {
         Self::whole(self.since, self.until)
     }

@@ -174,7 +174,9 @@ fn answer(
             mine.iter().map(|nth| cgroup(10 + *nth as u64, &format!("/c{nth}"))).collect();
         let host_id = Uuid::from_u128(u128::from(host));
         let mut series = HostSeries::new(host_id, &[measure], steps, grouping, &cgroups, 100);
-        gaps.iter().for_each(|(after, before)| series.gap(*after, *before));
+        for (after, before) in gaps {
+            series.gap(*after, *before);
+        }
         let mut ticks: Vec<(i64, usize, Option<u64>)> = mine
             .iter()
             .enumerate()

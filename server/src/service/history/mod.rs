@@ -38,7 +38,7 @@ pub(super) async fn query_history(
     request: QueryHistoryRequest,
 ) -> Result<Answers<QueryHistoryResponse>, WireError> {
     let begun = Instant::now();
-    let question = Question::parse(fleet, request)?;
+    let question = Question::parse(fleet, &request)?;
     let turn = timeout(TURN_WITHIN, fleet.history_turns.clone().acquire_owned()).await;
     let Ok(Ok(turn)) = turn else { return Err(too_many_questions(fleet.history_queries_max)) };
     // What cannot be answered at all is said at once, and not as the end of a stream.

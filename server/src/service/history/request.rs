@@ -59,12 +59,12 @@ pub(super) struct SeriesQuestion {
 }
 
 impl Question {
-    pub(super) fn parse(fleet: &Fleet, request: QueryHistoryRequest) -> Result<Self, WireError> {
+    pub(super) fn parse(fleet: &Fleet, request: &QueryHistoryRequest) -> Result<Self, WireError> {
         let metrics = metrics_of_read_mask(request.read_mask.as_ref())?;
         let range = range(request.since, request.until)?;
-        let hosts = hosts(fleet, &request)?;
+        let hosts = hosts(fleet, request)?;
         let cgroups = cgroups(request.target.clone(), request.cgroups.as_ref())?;
-        let series = series(&request, metrics, range)?;
+        let series = series(request, metrics, range)?;
         Ok(Self { hosts, cgroups, metrics, range, series })
     }
 }

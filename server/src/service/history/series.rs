@@ -272,22 +272,17 @@ impl Pass<'_> {
             totals.series.iter().map(|series| (series.key.clone(), series.measure.metric)).collect();
         let keys: HashSet<SeriesKey> = wanted.iter().map(|(key, _)| key.clone()).collect();
         let grouping = &self.asked.grouping;
-        match &mut self.chosen.cgroups {
-            Some(cgroups) => {
-                for (host_id, of) in &mut *cgroups {
-                    of.retain(|cgroup| {
-                        grouping.key_of(*host_id, cgroup).is_some_and(|key| keys.contains(&key))
-                    });
-                }
+        if let Some(cgroups) = &mut self.chosen.cgroups {
+            for (host_id, of) in &mut *cgroups {
+                of.retain(|cgroup| grouping.key_of(*host_id, cgroup).is_some_and(|key| keys.contains(&key)));
             }
-            None => {
-                let named = self.store.cgroups_by_key(&keys_of(&totals.series)).await?;
-                let mut cgroups: HashMap<Uuid, Vec<Cgroup>> = HashMap::new();
-                for StoredCgroup { host_id, identity, names } in named {
-                    cgroups.entry(host_id).or_default().push(Cgroup { identity, names });
-                }
-                self.chosen.cgroups = Some(cgroups);
+        } else {
+            let named = self.store.cgroups_by_key(&keys_of(&totals.series)).await?;
+            let mut cgroups: HashMap<Uuid, Vec<Cgroup>> = HashMap::new();
+            for StoredCgroup { host_id, identity, names } in named {
+                cgroups.entry(host_id).or_default().push(Cgroup { identity, names });
             }
+            self.chosen.cgroups = Some(cgroups);
         }
         self.wanted = Some(wanted);
         Ok(host_ids.iter().copied().filter(|host_id| self.chosen.count(*host_id) > 0).collect())
