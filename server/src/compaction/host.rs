@@ -110,9 +110,10 @@ pub async fn compact_next_window(
         hours: output.hours,
         continues_hour: window.follows.is_some_and(|at| hour_start(unix_usec(at)) == hour),
     };
-    match store.write_window(compacted, merge_hours).await? {
-        true => Ok(Compacted::Through { at: through, ticks: window.ticks.len(), samples }),
-        false => Ok(Compacted::Elsewhere),
+    if store.write_window(compacted, merge_hours).await? {
+        Ok(Compacted::Through { at: through, ticks: window.ticks.len(), samples })
+    } else {
+        Ok(Compacted::Elsewhere)
     }
 }
 

@@ -78,6 +78,9 @@ pub struct CompactedWindow {
     pub continues_hour: bool,
 }
 
+/// Adds the second rows of an hour to the first. What it says beside are minutes that no hour says any more.
+pub type MergeHours = fn(Vec<HourRow>, Vec<HourRow>) -> (Vec<HourRow>, Vec<MinuteRow>);
+
 impl Store {
     /// Hosts with ticks that are not compacted, in pages: behind `after`, ascending.
     pub async fn uncompacted_hosts(&self, after: Option<Uuid>) -> Result<Vec<HostProgress>, StoreError> {
@@ -183,11 +186,7 @@ impl Store {
 
     /// Stores a window in one transaction, unless the watermark has moved since it was read; says which. After an error
     /// it is not known whether it was stored: the watermark tells. `merge` adds new rows of an hour to those that are there.
-    pub async fn write_window(
-        &self,
-        window: CompactedWindow,
-        merge: fn(Vec<HourRow>, Vec<HourRow>) -> (Vec<HourRow>, Vec<MinuteRow>),
-    ) -> Result<bool, StoreError> {
+    pub async fn write_window(&self, window: CompactedWindow, merge: MergeHours) -> Result<bool, StoreError> {
         let limit = self.limits.write_timeout;
         let written = tokio::time::timeout(limit, self.try_write_window(window, merge))
             .await
@@ -201,7 +200,7 @@ impl Store {
     async fn try_write_window(
         &self,
         mut window: CompactedWindow,
-        merge: fn(Vec<HourRow>, Vec<HourRow>) -> (Vec<HourRow>, Vec<MinuteRow>),
+        merge: MergeHours,
     ) -> Result<bool, StoreError> {
         for tier in [Tier::Chunk, Tier::RollupMinute, Tier::RollupHour] {
             self.ensure_partitions(tier, [window.through].into_iter()).await?;

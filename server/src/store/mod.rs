@@ -28,7 +28,7 @@ use sqlx::{
 
 use self::partitions::KnownPartitions;
 pub use self::{
-    compaction::{ChunkRow, CompactedWindow, HeadTick, HostProgress},
+    compaction::{ChunkRow, CompactedWindow, HeadTick, HostProgress, MergeHours},
     cursor::{Cursor, Fence, OpenedStream},
     database::Database,
     error::StoreError,

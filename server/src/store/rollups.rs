@@ -154,7 +154,9 @@ pub(super) async fn insert_minutes(
             let last = minutes.array(|gauge| gauge.last);
             let mean = minutes.array(|gauge| gauge.mean).filter(|mean| Some(mean) != last.as_ref());
             let max = minutes.array(|gauge| gauge.max).filter(|max| Some(max) != last.as_ref());
-            [last, mean, max].iter().for_each(|array| copy.reals(array.as_deref()));
+            for array in [last, mean, max] {
+                copy.reals(array.as_deref());
+            }
         }
     }
     copy.send(connection, &format!("copy rollup_minute ({MINUTE_COLUMNS}) from stdin (format binary)")).await

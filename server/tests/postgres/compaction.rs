@@ -25,8 +25,8 @@ fn busy(sequence: u64) -> Vec<CgroupSample> {
     let coming_and_going = (sequence.saturating_sub(20)..=sequence).map(|n| sample(100 + n, n * sequence));
     let idle = (10_000..10_050).map(|n| sample(n, n));
     let memory = MemorySample { current_bytes: Some(4_096 * sequence), ..MemorySample::default() };
-    let now_and_then = (sequence / 6 % 2 == 0).then(|| CgroupSample {
-        memory: (sequence % 3 == 0).then(|| memory.clone().into()),
+    let now_and_then = (sequence / 6).is_multiple_of(2).then(|| CgroupSample {
+        memory: sequence.is_multiple_of(3).then(|| memory.into()),
         ..sample(7, sequence)
     });
     coming_and_going.chain(idle).chain(now_and_then).chain([sample(5, sequence / 3)]).collect()
@@ -36,7 +36,7 @@ fn busy(sequence: u64) -> Vec<CgroupSample> {
 async fn write(writer: &mut HeadWriter, sequences: std::ops::Range<u64>) -> Points {
     let mut points = Points::new();
     for sequence in sequences {
-        let at_usec = usec(10 * sequence) + i64::from(sequence % 360 == 0) * 3_000;
+        let at_usec = usec(10 * sequence) + i64::from(sequence.is_multiple_of(360)) * 3_000;
         writer.write(at_usec, Source { boot: 1, epoch: 7, sequence }, &busy(sequence)).await;
         points.extend(points_of(at_usec, 1, &busy(sequence)));
     }

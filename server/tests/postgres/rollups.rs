@@ -45,6 +45,11 @@ fn reading(at_usec: i64, source: Source, sample: &CgroupSample) -> Reading {
     }
 }
 
+#[allow(clippy::cast_precision_loss, reason = "what is compared has 24 bits")]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
 /// What the views have to show of one stretch of `step` microseconds: rates, lasts of counters, then last, mean and max of gauges.
 fn naive(readings: &[Reading], step_usec: i64) -> BTreeMap<(u128, i64), Vec<Option<f64>>> {
     let mut found = BTreeMap::new();
@@ -62,8 +67,8 @@ fn naive(readings: &[Reading], step_usec: i64) -> BTreeMap<(u128, i64), Vec<Opti
                     (follows, pair[0].counters[nth], pair[1].counters[nth])
                     && after >= before
                 {
-                    grown += (after - before) as f64;
-                    elapsed += (pair[1].at_usec - pair[0].at_usec) as f64 / 1e6;
+                    grown += float(after - before);
+                    elapsed += float(pair[1].at_usec.abs_diff(pair[0].at_usec)) / 1e6;
                 }
             }
             values.push((elapsed > 0.0).then_some(grown / elapsed));
@@ -72,10 +77,12 @@ fn naive(readings: &[Reading], step_usec: i64) -> BTreeMap<(u128, i64), Vec<Opti
             let measured: Vec<f64> = readings
                 .iter()
                 .filter(|reading| is_in(reading))
-                .filter_map(|reading| Some(reading.gauges[nth]? as f64))
+                .filter_map(|reading| Some(float(reading.gauges[nth]?)))
                 .collect();
             values.push(measured.last().copied());
-            values.push((!measured.is_empty()).then(|| measured.iter().sum::<f64>() / measured.len() as f64));
+            values.push(
+                (!measured.is_empty()).then(|| measured.iter().sum::<f64>() / float(measured.len() as u64)),
+            );
             values.push(measured.iter().copied().reduce(f64::max));
         }
         found.insert((boot, stretch * step_usec), values);
@@ -134,22 +141,19 @@ fn check(database: &TestDatabase, readings: &BTreeMap<CgroupKey, Vec<Reading>>) 
 /// Cgroups that do all there is to do: 1 works, 2 is idle, 3 has counters that are reset, 4 loses its memory now and then, 5 is
 /// there in every third minute, 6 works in bursts, 7 has nothing at all, 8 is idle at first.
 fn everything(sequence: u64) -> Vec<CgroupSample> {
-    let noise = |n: u64| sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(7 * n as u32) % 1_000;
+    let noise = |n: u32| sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(7 * n) % 1_000;
     let full = |cgroup_id, usage: u64, memory: Option<u64>, io: Option<u64>| CgroupSample {
-        cpu: Some(
-            CpuSample {
-                usage_usec: Some(usage),
-                throttled_usec: Some(usage / 1_000_000),
-                ..CpuSample::default()
-            }
-            .into(),
-        ),
+        cpu: Some(CpuSample {
+            usage_usec: Some(usage),
+            throttled_usec: Some(usage / 1_000_000),
+            ..CpuSample::default()
+        }),
         memory: memory
             .map(|current| MemorySample { current_bytes: Some(current), ..MemorySample::default() }.into()),
         io: io.map(|bytes| {
             IoSample { rbytes: Some(bytes), wbytes: Some(bytes / 3), ..IoSample::default() }.into()
         }),
-        pids: Some(PidsSample { current: Some(3 + usage % 4), ..PidsSample::default() }.into()),
+        pids: Some(PidsSample { current: Some(3 + usage % 4), ..PidsSample::default() }),
         ..sample(cgroup_id, 0)
     };
     let mut samples = vec![
@@ -161,7 +165,7 @@ fn everything(sequence: u64) -> Vec<CgroupSample> {
         ),
         full(2, 4_000, Some(8_192), Some(12_288)),
         full(3, (sequence % 50) * 1_000, Some(4_096), Some(sequence % 100 * 512)),
-        full(4, sequence, (sequence / 4 % 3 > 0).then(|| 4_096 * noise(4)), None),
+        full(4, sequence, (!(sequence / 4).is_multiple_of(3)).then(|| 4_096 * noise(4)), None),
         full(
             6,
             sequence / 60 * 60 + if sequence % 60 < 10 { sequence % 60 } else { 10 },
@@ -171,7 +175,9 @@ fn everything(sequence: u64) -> Vec<CgroupSample> {
         CgroupSample { cpu: None, ..sample(7, 0) },
         full(8, 4_000 * sequence.max(600), Some(4_096), None),
     ];
-    samples.extend((sequence / 6 % 3 == 0).then(|| full(5, sequence * 7, Some(4_096 * sequence), None)));
+    samples.extend(
+        (sequence / 6).is_multiple_of(3).then(|| full(5, sequence * 7, Some(4_096 * sequence), None)),
+    );
     samples
 }
 
@@ -190,9 +196,12 @@ async fn minutes_and_hours_are_what_the_ticks_say() {
         }
     };
     // Ten seconds apart for an hour and a half, with ticks that are missing, and a tick now and then that is late.
-    for sequence in (0..200).chain(207..300).chain(380..540) {
-        write(100 * sequence + u64::from(sequence % 7 == 0) * 13, Source { boot: 1, epoch: 1, sequence })
-            .await;
+    for sequence in (0_u64..200).chain(207..300).chain(380..540) {
+        write(
+            100 * sequence + u64::from(sequence.is_multiple_of(7)) * 13,
+            Source { boot: 1, epoch: 1, sequence },
+        )
+        .await;
     }
     // A reboot, on a minute; then two seconds apart, so that an hour has several windows.
     for n in 0..1_000 {
