@@ -130,6 +130,7 @@ struct Line<'a> {
     heartbeat_at: Option<String>,
     last_tick_at: Option<String>,
     ingest_lag_ms: Option<i64>,
+    compaction_lag_ms: Option<i64>,
     spooled_ticks: u64,
     spooled_since: Option<String>,
     waiting_since: Option<String>,
@@ -149,7 +150,8 @@ impl<'a> Line<'a> {
             agent_version: &host.agent_version,
             heartbeat_at: rfc3339(status.heartbeat_at.as_ref()),
             last_tick_at: rfc3339(status.last_tick_at.as_ref()),
-            ingest_lag_ms: lag_ms(status),
+            ingest_lag_ms: status.ingest_lag.as_ref().map(milliseconds),
+            compaction_lag_ms: status.compaction_lag.as_ref().map(milliseconds),
             spooled_ticks: backlog.map_or(0, |backlog| backlog.spooled_ticks),
             spooled_since: rfc3339(backlog.and_then(|backlog| backlog.spooled_since.as_ref())),
             waiting_since: rfc3339(backlog.and_then(|backlog| backlog.waiting_since.as_ref())),
@@ -181,7 +183,7 @@ fn table(hosts: &[HostStatus], now: SystemTime) -> Table {
             Some(agent_version),
             status.heartbeat_at.as_ref().and_then(|moment| age_cell(moment, now)),
             status.last_tick_at.as_ref().and_then(|moment| age_cell(moment, now)),
-            lag_ms(status).map(|lag| lag.to_string()),
+            status.ingest_lag.as_ref().map(|lag| milliseconds(lag).to_string()),
             status.backlog.as_ref().map(|backlog| backlog.spooled_ticks.to_string()),
             last_gap_cell(status, now),
             Some(host_id),
@@ -190,10 +192,8 @@ fn table(hosts: &[HostStatus], now: SystemTime) -> Table {
     table
 }
 
-/// From when the last tick was taken until it was stored or spooled, in milliseconds.
-fn lag_ms(status: &HostStatus) -> Option<i64> {
-    let lag = status.ingest_lag.as_ref()?;
-    Some(lag.seconds.saturating_mul(1000).saturating_add(i64::from(lag.nanos) / 1_000_000))
+fn milliseconds(duration: &prost_types::Duration) -> i64 {
+    duration.seconds.saturating_mul(1000).saturating_add(i64::from(duration.nanos) / 1_000_000)
 }
 
 /// How long it has been over.
@@ -247,6 +247,7 @@ mod tests {
                     ingest_lag: heartbeat_at
                         .map(|_| prost_types::Duration { seconds: 1, nanos: 250_000_000 }),
                     backlog: heartbeat_at.map(|_| backlog),
+                    compaction_lag: heartbeat_at.map(|_| prost_types::Duration { seconds: 900, nanos: 0 }),
                 }
             });
         let mut out = Vec::new();
@@ -267,14 +268,14 @@ mod tests {
         check(
             Format::Json,
             &expect![[r#"
-                {"hosts":[{"host_id":"id-1","hostname":"web","state":"up","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":"2026-11-23T08:00:00Z","last_tick_at":"2026-11-23T08:00:00Z","ingest_lag_ms":1250,"spooled_ticks":12,"spooled_since":"2026-11-23T08:00:00Z","waiting_since":null,"last_gap":{"after":"2026-11-23T07:58:20Z","before":"2026-11-23T07:59:03Z","reason":"not_received"}},{"host_id":"id-2","hostname":"web","state":"lost","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":null,"last_tick_at":null,"ingest_lag_ms":null,"spooled_ticks":0,"spooled_since":null,"waiting_since":null,"last_gap":null}],"backlog":{"failing_since":null,"error":null,"spooled_ticks":0,"spooled_since":null,"spool_bytes":0,"spool_bytes_max":0,"dropped_ticks":0}}
+                {"hosts":[{"host_id":"id-1","hostname":"web","state":"up","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":"2026-11-23T08:00:00Z","last_tick_at":"2026-11-23T08:00:00Z","ingest_lag_ms":1250,"compaction_lag_ms":900000,"spooled_ticks":12,"spooled_since":"2026-11-23T08:00:00Z","waiting_since":null,"last_gap":{"after":"2026-11-23T07:58:20Z","before":"2026-11-23T07:59:03Z","reason":"not_received"}},{"host_id":"id-2","hostname":"web","state":"lost","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":null,"last_tick_at":null,"ingest_lag_ms":null,"compaction_lag_ms":null,"spooled_ticks":0,"spooled_since":null,"waiting_since":null,"last_gap":null}],"backlog":{"failing_since":null,"error":null,"spooled_ticks":0,"spooled_since":null,"spool_bytes":0,"spool_bytes_max":0,"dropped_ticks":0}}
             "#]],
         );
         check(
             Format::Ndjson,
             &expect![[r#"
-                {"host_id":"id-1","hostname":"web","state":"up","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":"2026-11-23T08:00:00Z","last_tick_at":"2026-11-23T08:00:00Z","ingest_lag_ms":1250,"spooled_ticks":12,"spooled_since":"2026-11-23T08:00:00Z","waiting_since":null,"last_gap":{"after":"2026-11-23T07:58:20Z","before":"2026-11-23T07:59:03Z","reason":"not_received"}}
-                {"host_id":"id-2","hostname":"web","state":"lost","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":null,"last_tick_at":null,"ingest_lag_ms":null,"spooled_ticks":0,"spooled_since":null,"waiting_since":null,"last_gap":null}
+                {"host_id":"id-1","hostname":"web","state":"up","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":"2026-11-23T08:00:00Z","last_tick_at":"2026-11-23T08:00:00Z","ingest_lag_ms":1250,"compaction_lag_ms":900000,"spooled_ticks":12,"spooled_since":"2026-11-23T08:00:00Z","waiting_since":null,"last_gap":{"after":"2026-11-23T07:58:20Z","before":"2026-11-23T07:59:03Z","reason":"not_received"}}
+                {"host_id":"id-2","hostname":"web","state":"lost","address":"10.0.0.1:7401","kernel_release":"6.12.0","agent_version":"0.1.0","heartbeat_at":null,"last_tick_at":null,"ingest_lag_ms":null,"compaction_lag_ms":null,"spooled_ticks":0,"spooled_since":null,"waiting_since":null,"last_gap":null}
             "#]],
         );
     }

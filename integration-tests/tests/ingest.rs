@@ -19,7 +19,7 @@ use integration_tests::{
 
 const TICK: Duration = Duration::from_millis(200);
 /// How long a host or a server is away.
-const OUTAGE: Duration = Duration::from_millis(200 * 20);
+const OUTAGE: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The answer of the server's Postgres, columns apart by a space.

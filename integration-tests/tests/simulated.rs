@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use cgfleet_model::{Metric, MetricSet};
-use cgfleet_proto::v1::GapReason;
+use cgfleet_proto::v1::{GapReason, HistoryGap};
 use integration_tests::{
     daemon::{Daemon, Start},
     fleet::{all_up, history, more_history},
@@ -34,7 +34,7 @@ async fn next_gap(server: &Daemon, hostname: &str, seen: usize) -> Result<GapRea
     let what = format!("gap {} of {hostname}", seen + 1);
     wait::until(&what, PATIENCE, || async {
         let history = history(server, hostname, by_path("/".to_owned())).await?;
-        Ok(history.gaps.get(seen).map(|gap| gap.reason()))
+        Ok(history.gaps.get(seen).map(HistoryGap::reason))
     })
     .await
 }

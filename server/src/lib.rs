@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
-    compaction::{Compactor, Retention},
+    compaction::{CompactionProgress, Compactor, Retention},
     config::ServerConfig,
     hosts::Hosts,
     ingest::{IngestWriter, Spooling, keep_ingesting},
@@ -102,7 +102,8 @@ async fn serve_from(
         ingest.remember_gap(host_id, gap);
     }
     let writer = tokio::spawn(writer.run());
-    let compacting = start_compaction(&store, spool, config, &shutdown);
+    let compaction = Arc::default();
+    let compacting = start_compaction(&store, spool, config, &compaction, &shutdown);
     for host in hosts.all().into_iter().filter(|host| host.claim_stream()) {
         tokio::spawn(keep_ingesting(host, ingest.clone(), shutdown.clone()));
     }
@@ -111,6 +112,7 @@ async fn serve_from(
         hosts: Arc::new(hosts),
         store: store.clone(),
         ingest,
+        compaction,
         host_timeout: config.host_timeout.get(),
         fanout_hosts_max: config.fanout_hosts_max as usize,
         subscriptions: Arc::new(Semaphore::new(config.subscriptions_max as usize)),
@@ -139,10 +141,11 @@ fn start_compaction(
     store: &Store,
     spool: Option<Arc<Spool>>,
     config: &ServerConfig,
+    progress: &Arc<CompactionProgress>,
     shutdown: &CancellationToken,
 ) -> [tokio::task::JoinHandle<()>; 2] {
     let tasks_max = config.compaction_tasks_max as usize;
-    let compactor = Compactor::new(store.clone(), tasks_max, Arc::default(), shutdown.clone());
+    let compactor = Compactor::new(store.clone(), tasks_max, Arc::clone(progress), shutdown.clone());
     let retention =
         Retention::new(store.clone(), config.retention(), spool, Arc::default(), shutdown.clone());
     [tokio::spawn(compactor.run()), tokio::spawn(retention.run())]

@@ -12,8 +12,8 @@ use parquet::{
 
 use super::{series::Report, *};
 
-fn at(seconds: i64) -> Option<prost_types::Timestamp> {
-    Some(prost_types::Timestamp { seconds: 1_795_420_800 + seconds, nanos: 0 })
+fn at(seconds: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: 1_795_420_800 + seconds, nanos: 0 }
 }
 
 fn begin(series: u32, metric: &str, unit: &str, aggregation: HistoryAggregation, path: &str) -> Event {
@@ -34,7 +34,7 @@ fn begin(series: u32, metric: &str, unit: &str, aggregation: HistoryAggregation,
 
 fn values(series: u32, values: &[(i64, f64)]) -> Event {
     let value = |(nth, (from, value)): (usize, &(i64, f64))| HistoryValue {
-        from: at(*from),
+        from: Some(at(*from)),
         value: *value,
         reset: nth == 1,
         gap: nth == 2,
@@ -45,8 +45,8 @@ fn values(series: u32, values: &[(i64, f64)]) -> Event {
 fn answer() -> Vec<Event> {
     vec![
         Event::Gap(HistoryGap {
-            after: at(100),
-            before: at(130),
+            after: Some(at(100)),
+            before: Some(at(130)),
             reason: GapReason::NotReceived.into(),
             host_id: String::new(),
             hostname: "web-1".into(),
@@ -63,7 +63,9 @@ fn answer() -> Vec<Event> {
 fn check(format: HistoryFormat, expect: &Expect) {
     let mut out = Vec::new();
     let mut report = Report::new(&mut out, format, TimeZone::UTC);
-    answer().into_iter().for_each(|event| report.take(event).unwrap());
+    for event in answer() {
+        report.take(event).unwrap();
+    }
     report.finish().unwrap();
     assert_eq!(report.counts(), "values 6, gaps 1, series 3");
     let text = String::from_utf8(out).unwrap();
@@ -171,7 +173,9 @@ fn reader(file: std::fs::File) -> SerializedFileReader<std::fs::File> {
 fn a_parquet_file_has_what_was_told() {
     let file = tempfile::tempfile().unwrap();
     let mut export = export::parquet::Export::of_series(file.try_clone().unwrap()).unwrap();
-    answer().into_iter().for_each(|event| export.take(event).unwrap());
+    for event in answer() {
+        export.take(event).unwrap();
+    }
     export.finish().unwrap();
     let reader = reader(file);
     let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(Result::unwrap).collect();
@@ -193,7 +197,7 @@ fn a_parquet_file_of_ticks_has_row_groups_and_nulls() {
         let usage_usec = (tick % 2 == 0).then_some(u64::MAX - tick.unsigned_abs());
         let cpu = Some(CpuSample { usage_usec, ..CpuSample::default() });
         let sample = CgroupSample { cgroup_id: 7, path: "/a".into(), cpu, ..CgroupSample::default() };
-        HistoryPoint { tick_at: at(tick), sample: Some(sample) }
+        HistoryPoint { tick_at: Some(at(tick)), sample: Some(sample) }
     };
     for page in 0..100 {
         let points = (page * 1_000..(page + 1) * 1_000).map(point).collect();

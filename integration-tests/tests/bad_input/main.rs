@@ -6,6 +6,7 @@
 mod cgctl;
 mod daemons;
 mod grpc;
+mod pasts;
 mod specs;
 
 use std::time::Duration;

@@ -123,6 +123,7 @@ fn status(fleet: &Fleet, host: &Host) -> HostStatus {
         last_tick_at: host.last_tick_at().map(Into::into),
         ingest_lag: host.ingest_lag().and_then(|lag| lag.try_into().ok()),
         backlog: Some(host_backlog(fleet.ingest.backlog_of(host.host_id()))),
+        compaction_lag: fleet.compaction.lag_of(host.host_id()).try_into().ok(),
         host: Some(WireHost {
             host_id: record.host_id.to_string(),
             boot_id: record.boot_id.to_string(),

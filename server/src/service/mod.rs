@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 pub(crate) use self::history::HistoryLimits;
-use crate::{hosts::Hosts, ingest::IngestHandle, store::Store};
+use crate::{compaction::CompactionProgress, hosts::Hosts, ingest::IngestHandle, store::Store};
 
 /// The service.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ pub(crate) struct Fleet {
     pub(crate) hosts: Arc<Hosts>,
     pub(crate) store: Store,
     pub(crate) ingest: IngestHandle,
+    pub(crate) compaction: Arc<CompactionProgress>,
     pub(crate) host_timeout: Duration,
     pub(crate) fanout_hosts_max: usize,
     /// A permit for each subscription.

@@ -87,7 +87,9 @@ async fn ask(
         since = until;
     }
     let mut set = SeriesSet::new(measures.to_vec(), steps, None, 10_000_000, 100_000);
-    hosts.into_iter().for_each(|host| host.finish(&mut set).unwrap());
+    for host in hosts {
+        host.finish(&mut set).unwrap();
+    }
     tiers.sort_unstable();
     tiers.dedup();
     let Answer { series, .. } = set.drain();

@@ -126,6 +126,7 @@ async fn each_host_of_a_batch_has_its_own_outcome() {
 /// A batch that is put together anew, as from what was kept on disk, may begin with ticks that are stored.
 #[tokio::test]
 async fn of_a_hosts_ticks_in_a_batch_those_that_are_stored_are_passed_over() {
+    use WriteOutcome::{AlreadyStored, Fenced, Stored};
     let database = TestDatabase::create();
     let store = database.store().await;
     let opened = store.open_stream(id(1)).await.unwrap();
@@ -135,7 +136,6 @@ async fn of_a_hosts_ticks_in_a_batch_those_that_are_stored_are_passed_over() {
             TickRow { follows: last, is_fresh: last.is_none(), ..row(1, opened, sequence) }
         })
     };
-    use WriteOutcome::{AlreadyStored, Fenced, Stored};
     assert_eq!(store.write_batch(&batch(ticks(0..3))).await.unwrap(), [Stored; 3]);
     let outcomes = store.write_batch(&batch(ticks(1..5))).await.unwrap();
     assert_eq!(outcomes, [AlreadyStored, AlreadyStored, Stored, Stored]);

@@ -179,7 +179,7 @@ impl World {
             // One who takes every snapshot is told of each removal once, however often it begins.
             let removed = if takes_every { removed } else { BTreeSet::new() };
             let since = step.snapshot.sequence;
-            self.client = Client { since, takes_every, took, removed, ..Client::default() };
+            self.client = Client { removed, takes_every, took, since, ..Client::default() };
         } else {
             let passed = self.all.iter().filter(|passed| {
                 let at = self.client.at.as_ref().map_or(0, |at| at.sequence);

@@ -51,10 +51,13 @@ pub(super) fn synthetic(seed: u64, cgroups: usize) -> impl Iterator<Item = Vec<C
     })
 }
 
+/// A host's ticks, one after the other.
+pub(super) type Ticks = Box<dyn Iterator<Item = Vec<CgroupSample>>>;
+
 /// Ticks to be stored, and what they are called.
 pub(super) struct Data<'a> {
     pub(super) name: &'a str,
-    pub(super) hosts: Vec<(String, Box<dyn Iterator<Item = Vec<CgroupSample>>>)>,
+    pub(super) hosts: Vec<(String, Ticks)>,
     pub(super) first_at: SystemTime,
 }
 

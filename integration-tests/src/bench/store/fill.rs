@@ -140,11 +140,14 @@ impl Drop for Filler<'_> {
     }
 }
 
+/// Values of a metric, each with its time in milliseconds since the Unix epoch.
+type Points = Vec<(i64, u64)>;
+
 /// A host's values by series.
 #[derive(Default)]
 struct Columns {
     /// By cgroup: its path, and points of each metric that it has.
-    cgroups: HashMap<u64, (String, HashMap<Metric, Vec<(i64, u64)>>)>,
+    cgroups: HashMap<u64, (String, HashMap<Metric, Points>)>,
     points: usize,
 }
 
