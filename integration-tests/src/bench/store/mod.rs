@@ -20,7 +20,7 @@ use self::{
     psql::Psql,
     wide::{Clock, WideTable},
 };
-use super::{Bench, Figure, Row};
+use super::{Bench, Figure, Row, figure::table};
 use crate::{
     daemon::Daemon,
     sim::{Tree, TreeSpec},
@@ -61,9 +61,13 @@ const QUICK_SECONDS: usize = 30;
 const ONE_CGROUP: &str = "/system.slice";
 
 pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
-    let mut rows = live_rows(bench)?;
-    rows.extend(synthetic_rows(bench)?);
-    rows.extend(recorded_rows(bench)?);
+    let mut rows = Vec::new();
+    for part in [synthetic_rows, recorded_rows, live_rows] {
+        let measured = part(bench)?;
+        // It takes long until all are done.
+        println!("{}\n", table(&measured));
+        rows.extend(measured);
+    }
     Ok(rows)
 }
 

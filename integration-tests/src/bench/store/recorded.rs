@@ -34,8 +34,9 @@ pub(super) fn record(bench: &Bench, seconds: usize) -> Result<Vec<Vec<CgroupSamp
     }
     let agent =
         bench.block_on(Start::agent()?.flag("--sample-interval", "1s").flag("--log", "info").start())?;
-    let mut client = agent.agent()?;
-    let mut stream = bench.block_on(client.subscribe(SubscribeRequest::default()))?.into_inner();
+    let subscribed =
+        async { anyhow::Ok(agent.agent()?.subscribe(SubscribeRequest::default()).await?.into_inner()) };
+    let mut stream = bench.block_on(subscribed)?;
     let (mut ticks, mut tick) = (Vec::new(), Vec::new());
     while ticks.len() < seconds {
         bench.pause(std::time::Duration::ZERO)?;
