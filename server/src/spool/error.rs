@@ -30,7 +30,7 @@ pub enum SpoolError {
         source: io::Error,
     },
     /// Another live server has it.
-    #[error("another cgfleet-server has the spool {}: give this one its own state directory", dir.display())]
+    #[error("another cgfleet-server has the spool {}: stop it, or give this one its own state directory", dir.display())]
     InUse {
         /// Its directory.
         dir: PathBuf,
