@@ -47,13 +47,17 @@ async fn a_server_and_its_postgres_have_no_privilege() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_with_another_postgres_has_no_privilege_and_no_state() -> Result<()> {
+async fn a_server_with_another_postgres_has_no_privilege_and_a_spool_alone() -> Result<()> {
     let owner = Start::server()?.start().await?;
     let socket_dir = owner.state().join("postgres/run").display().to_string().replace('/', "%2F");
     let url = format!("postgres://cgfleet@{socket_dir}:5432/cgfleet");
     let server = Start::server()?.flag("--database-url", &url).start().await?;
     assert_eq!(check(&server)?, 0, "it started no Postgres");
     assert!(server.fleet()?.list_hosts(ListHostsRequest::default()).await?.into_inner().hosts.is_empty());
-    assert!(!server.state().exists());
+    let kept: Vec<_> =
+        fs::read_dir(server.state())?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
+    assert_eq!(kept, ["spool"]);
+    let user = check_unprivileged(server.pid())?;
+    check_closed_to_others(&server.state().join("spool"), user)?;
     Ok(())
 }

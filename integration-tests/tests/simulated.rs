@@ -68,10 +68,10 @@ async fn what_befalls_a_simulated_host_shows_as_gaps() -> Result<()> {
     let mut simulated = host(&server, "sim", 3)?;
     all_up(&server, &["sim"]).await?;
     simulated.faults().fail_walks(3);
-    ensure!(next_gap(&server, "sim", 0).await? == GapReason::NotReceived);
+    ensure!(next_gap(&server, "sim", 0).await? == GapReason::NotTaken);
     simulated.reboot().await?;
     ensure!(next_gap(&server, "sim", 1).await? == GapReason::AgentRestarted);
     simulated.faults().delay_walks(Duration::from_millis(250));
-    ensure!(next_gap(&server, "sim", 2).await? == GapReason::NotReceived);
+    ensure!(next_gap(&server, "sim", 2).await? == GapReason::NotTaken);
     simulated.stop().await
 }

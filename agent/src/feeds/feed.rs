@@ -92,6 +92,11 @@ impl Feed {
         LINGER + self.interval
     }
 
+    /// Whether one who takes every snapshot may come back.
+    pub(super) fn is_awaited(&self) -> bool {
+        lock(&self.state).awaited().is_some()
+    }
+
     /// When the last listener went.
     pub(super) fn left_at(&self) -> Option<Instant> {
         lock(&self.state).left_at

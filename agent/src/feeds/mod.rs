@@ -118,14 +118,16 @@ impl Feeds {
         sequence_of(self.shared.started.elapsed(), interval).saturating_add(1)
     }
 
-    /// Where there are as many feeds as may be, gives up the one that was left first.
+    /// Where there are as many feeds as may be, gives up the one that was left first; one that is awaited only where
+    /// there is no other.
     fn make_room(&self, feeds: &mut HashMap<Duration, Arc<Feed>>) -> Result<(), TooManyFeeds> {
         let feeds_max = self.shared.limits.feeds_max;
         if feeds.len() < feeds_max {
             return Ok(());
         }
-        let left = feeds.iter().filter_map(|(interval, feed)| Some((feed.left_at()?, *interval)));
-        let Some((_, interval)) = left.min() else {
+        let left =
+            feeds.iter().filter_map(|(interval, feed)| Some((feed.is_awaited(), feed.left_at()?, *interval)));
+        let Some((_, _, interval)) = left.min() else {
             let mut intervals: Vec<_> = feeds.keys().copied().collect();
             intervals.sort_unstable();
             let intervals: Vec<_> = intervals.iter().map(|interval| format!("{interval:?}")).collect();

@@ -130,17 +130,26 @@ impl Retention {
         for tier in Tier::ALL.into_iter().filter(|tier| self.may_drop(*tier)) {
             let partitions = self.store.partitions(tier).await?;
             for partition in too_old(partitions, self.limits.of(tier), now) {
-                match self.store.drop_partition(&partition).await? {
-                    DropOutcome::Dropped => dropped.push(self.note_dropped(partition, "old")),
-                    DropOutcome::Needed => needed += 1,
-                    DropOutcome::Busy => tracing::warn!(
+                match self.store.drop_partition(&partition).await {
+                    Ok(DropOutcome::Dropped) => dropped.push(self.note_dropped(partition, "old")),
+                    Ok(DropOutcome::Needed) => needed += 1,
+                    Ok(DropOutcome::Busy) => tracing::warn!(
                         partition = partition.name(),
                         "cannot be dropped: its table is never free"
                     ),
+                    // One that others depend on holds up no other.
+                    Err(error) => {
+                        tracing::warn!(partition = partition.name(), %error, "cannot be dropped");
+                    }
                 }
             }
         }
-        self.progress.needed.store(needed, Ordering::Relaxed);
+        if self.progress.needed.swap(needed, Ordering::Relaxed) == 0 && needed > 0 {
+            tracing::warn!(
+                partitions = needed,
+                "the head keeps hours that are old enough to go: a host's ticks in them are not compacted yet"
+            );
+        }
         if let Some(budget) = self.limits.disk_budget_bytes {
             dropped.extend(self.keep_to(budget, now).await?);
         }

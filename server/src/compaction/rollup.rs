@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::window::{hour_start, minute_of_hour};
 use crate::store::{
-    COUNTERS, GAUGES, GaugeRollup, HourRow, MinuteRow, StoredMinutes,
+    COUNTERS, GAUGES, GaugeRollup, HourRow, MinuteRow, StoredMinutes, TICKS_APART_MIN_USEC,
     codec::{CgroupKey, ChunkSeries, TickValues},
 };
 
@@ -60,11 +60,14 @@ impl RollupTicks {
         follows: &[bool],
         before: Option<(i64, CounterValues)>,
     ) -> Self {
-        let distance = |earlier: i64, later: i64| seconds(later - earlier);
+        let distance = |earlier: i64, later: i64| {
+            let elapsed = later - earlier;
+            (elapsed >= TICKS_APART_MIN_USEC).then(|| seconds(elapsed))
+        };
         let first =
-            before.as_ref().zip(ticks.first()).map(|((at_usec, _), first)| distance(*at_usec, *first));
+            before.as_ref().zip(ticks.first()).and_then(|((at_usec, _), first)| distance(*at_usec, *first));
         let elapsed = std::iter::once(first)
-            .chain(ticks.windows(2).map(|pair| Some(distance(pair[0], pair[1]))))
+            .chain(ticks.windows(2).map(|pair| distance(pair[0], pair[1])))
             .zip(follows)
             .map(|(elapsed, follows)| elapsed.filter(|_| *follows))
             .collect();

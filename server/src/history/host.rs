@@ -9,7 +9,10 @@ use super::{
     group::{Counts, Member},
     series::Slots,
 };
-use crate::store::codec::{CgroupKey, ScannedTick, UNTAGGED};
+use crate::store::{
+    TICKS_APART_MIN_USEC,
+    codec::{CgroupKey, ScannedTick, UNTAGGED},
+};
 
 /// How far before the range a counter's value is looked for, in microseconds.
 pub const LOOKBACK: i64 = 5 * 60_000_000;
@@ -242,7 +245,7 @@ impl HostSeries {
                 slots.resets += 1;
                 return;
             };
-            if at <= before_at {
+            if at - before_at < TICKS_APART_MIN_USEC {
                 return;
             }
             let (grown, seconds) = (as_float(grown), micros_as_seconds(at - before_at));

@@ -250,7 +250,7 @@ fn of_cgroups_within_each_other_the_topmost_counts() {
         for cgroup in chosen {
             let found = series.member((cgroup.identity.boot_id, cgroup.identity.key)).unwrap();
             if let Some(member) = found {
-                series.value(member, 0, -1, 0);
+                series.value(member, 0, -SECOND, 0);
                 series.value(member, 0, 0, 1 << cgroup.identity.key.cgroup_id);
             }
         }

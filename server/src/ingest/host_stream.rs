@@ -125,7 +125,11 @@ impl HostStream {
 /// With which tick a stream is to begin, and whether one before it is given up.
 fn start(ingest: &HostIngest, passes: Option<(Uuid, u64)>) -> (Option<TickPosition>, bool) {
     let next = ingest.cursor().map(|cursor| (cursor.epoch, cursor.next_seq));
-    let behind = passes.map(|(epoch, sequence)| (epoch, sequence.saturating_add(1)));
+    // Not one that was passed over before: what is stored goes on behind it.
+    let is_next = |(epoch, sequence): &(Uuid, u64)| {
+        ingest.cursor().is_none_or(|cursor| cursor.epoch != *epoch || cursor.next_seq <= *sequence)
+    };
+    let behind = passes.filter(is_next).map(|(epoch, sequence)| (epoch, sequence.saturating_add(1)));
     let start =
         behind.or(next).map(|(epoch, sequence)| TickPosition { agent_epoch: epoch.to_string(), sequence });
     (start, behind.is_some())

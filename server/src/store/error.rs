@@ -56,9 +56,6 @@ pub enum StoreError {
         /// What is wrong with it.
         source: CodecError,
     },
-    /// Ticks were dropped by retention while they were read.
-    #[error("store: ticks were dropped while they were read; ask again")]
-    HeadGone,
     /// A stored chunk cannot be read.
     #[error(
         "stored chunk of host {host_id}, hierarchy {}, cgroup {}, from {}: {source}",

@@ -42,7 +42,9 @@ pub use self::{
     retention::{DropOutcome, StoredPartition},
     rollups::{COUNTERS, GAUGES, GaugeRollup, HourRow, MinuteRow, StoredMinutes},
     ticks::{CgroupIdentity, Gap, GoneCgroup, TickBatch, TickRow, WriteOutcome},
-    timestamp::{from_unix_usec, same_utc_hour, start_of_utc_hour, truncate_to_usec, unix_usec},
+    timestamp::{
+        TICKS_APART_MIN_USEC, from_unix_usec, same_utc_hour, start_of_utc_hour, truncate_to_usec, unix_usec,
+    },
 };
 
 pub(crate) use self::timestamp::to_timestamptz;

@@ -114,13 +114,29 @@ impl Store {
         Ok(DropOutcome::Dropped)
     }
 
-    /// Deletes gaps that ended before a moment, and cgroups whose last tick was before it. How many cgroups.
+    /// Deletes cgroups whose last tick was before a moment, also of hosts that went with all they had, and gaps that
+    /// ended before it. How many cgroups.
     pub async fn prune_before(&self, at: SystemTime) -> Result<u64, StoreError> {
+        sqlx::query(
+            "update cgroup
+             set last_tick_at = cursor.last_tick_at
+             from ingest_cursor as cursor
+             where cursor.last_tick_at < $1 and cgroup.host_id = cursor.host_id and cgroup.last_tick_at is null",
+        )
+        .bind(to_timestamptz(at))
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::during("note what went with its host"))?;
+        let pruned = self.prune_cgroups(at).await?;
         sqlx::query("delete from gap where before_at < $1")
             .bind(to_timestamptz(at))
             .execute(&self.pool)
             .await
             .map_err(StoreError::during("delete gaps"))?;
+        Ok(pruned)
+    }
+
+    async fn prune_cgroups(&self, at: SystemTime) -> Result<u64, StoreError> {
         let mut pruned = 0;
         loop {
             // A bounded number at a time: each statement locks the rows that it deletes.

@@ -58,6 +58,10 @@ pub fn from_unix_usec(usec: i64) -> SystemTime {
     at.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
+/// Microseconds that have to be between two ticks for anything to have grown meanwhile. Where the server's clock was
+/// stepped back, ticks are kept a microsecond apart; no agent takes them closer than this.
+pub const TICKS_APART_MIN_USEC: i64 = 1_000;
+
 /// For people: RFC 3339 in UTC.
 pub(super) fn display(at: SystemTime) -> String {
     let at = to_timestamptz(at);

@@ -169,6 +169,9 @@ async fn rollups_give_the_same_answers_as_ticks() {
     let steps = [
         Steps::aligned(since, until, 60 * SECOND),
         Steps::aligned(since, until, 300 * SECOND),
+        // Steps that begin in one hour and end in another.
+        Steps::aligned(since, until, 420 * SECOND),
+        Steps::aligned(usec(0), until, 5_400 * SECOND),
         Steps::aligned(usec(0), usec(7_200), 3_600 * SECOND),
         Steps::whole(usec(0), usec(3_600)),
     ];

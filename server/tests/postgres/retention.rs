@@ -159,10 +159,18 @@ async fn cgroups_of_which_nothing_is_kept_are_forgotten() {
     let (retention, progress) = retention(&store, LIMITS);
     retention.prune(at(0) + 90 * DAY).await.unwrap();
     assert_eq!(progress.pruned_cgroups(), 0);
+    // Another host goes on, and so does its cgroup; the first went with all it had.
+    database.sql(
+        "insert into ingest_cursor values ('00000000-0000-0000-0000-000000000002', 1, gen_random_uuid(), 1, '2026-11-07 12:00+00')",
+    );
+    database.sql(
+        "insert into cgroup (host_id, hierarchy_id, cgroup_id, boot_id, parent_id, level, path, first_tick_at)
+         values ('00000000-0000-0000-0000-000000000002', 0, 9, gen_random_uuid(), 1, 1, '/nine', '2025-11-08 12:00+00')",
+    );
     retention.round(at(0) + 365 * DAY).await.unwrap();
     retention.prune(at(0) + 365 * DAY).await.unwrap();
-    assert_eq!(progress.pruned_cgroups(), 1);
-    assert_eq!(database.sql("select cgroup_id, (select count(*) from gap) from cgroup"), "6|0");
+    assert_eq!(progress.pruned_cgroups(), 2);
+    assert_eq!(database.sql("select cgroup_id, (select count(*) from gap) from cgroup"), "9|0");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use cgfleet_proto::v1::{
 use cgfleet_rpc::wire_error::WireError;
 use futures::{SinkExt as _, StreamExt as _, channel::mpsc};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
 
@@ -46,11 +47,20 @@ pub(super) async fn query_history(
     let (sender, messages) = mpsc::channel(WAITING_MESSAGES_MAX);
     let store = fleet.store.clone();
     let limits = fleet.history_limits;
+    let gone = CancellationToken::new();
+    let reader = gone.clone().drop_guard();
     let answer = async move {
         let mut out = Out { sender, progress: Progress::new(begun, &question) };
-        let answered = match &question.series {
-            Some(asked) => series::answer(&store, limits, &question, asked, chosen, &mut out).await,
-            None => ticks::answer(&store, &question, chosen, &mut out).await,
+        let answering = async {
+            match &question.series {
+                Some(asked) => series::answer(&store, limits, &question, asked, chosen, &mut out).await,
+                None => ticks::answer(&store, &question, chosen, &mut out).await,
+            }
+        };
+        // A question that nobody waits for gives up its turn, also where it has nothing to send yet.
+        let answered = tokio::select! {
+            answered = answering => answered,
+            () = gone.cancelled() => return,
         };
         let last = match answered {
             Ok(()) => Ok(Event::Summary(out.progress.summary())),
@@ -62,9 +72,12 @@ pub(super) async fn query_history(
         drop(turn);
     };
     tokio::spawn(answer.in_current_span());
-    Ok(Box::pin(messages.map(|event| match event {
-        Ok(event) => Ok(QueryHistoryResponse { event: Some(event) }),
-        Err(error) => Err(Status::from(error)),
+    Ok(Box::pin(messages.map(move |event| {
+        let _held = &reader;
+        match event {
+            Ok(event) => Ok(QueryHistoryResponse { event: Some(event) }),
+            Err(error) => Err(Status::from(error)),
+        }
     })))
 }
 

@@ -103,11 +103,8 @@ pub(super) async fn read_minutes(
             std::iter::once("rollup.present & -rollup.present".to_owned()).chain(arrays)
         })
         .collect();
-    let mut rows = 0;
-    for (table, condition, columns) in
-        [("rollup_minute", "true", named), ("rollup_hour", "rollup.constant", constant)]
-    {
-        let statement = format!(
+    let of = |table, condition, columns: Vec<String>| {
+        format!(
             "select host.place, rollup.boot_id, rollup.cgroup_id, rollup.from_at, rollup.present, {}
              from unnest($1::uuid[], $2::timestamptz[]) with ordinality as host (host_id, until_at, place)
              join {table} as rollup on rollup.host_id = host.host_id and rollup.hierarchy_id = 0
@@ -115,15 +112,18 @@ pub(super) async fn read_minutes(
              where rollup.from_at >= $3 and rollup.from_at < $4 and ($5::bigint[] is null or rollup.cgroup_id = any($5))
                and {condition}",
             columns.join(", "),
-        );
-        rows += read(snapshot, hosts, statement, since, untils, |host, row| {
-            let from = micros_of(row, 3)?;
-            let present = row.try_get::<i64, _>(4)?.cast_unsigned();
-            minutes_of(host, measures, [since, from], present, row)
-        })
-        .await?;
-    }
-    Ok(rows)
+        )
+    };
+    let minutes = of("rollup_minute", "true", named);
+    let hours = of("rollup_hour", "rollup.constant", constant);
+    // In the order of time, of windows of the same hour by their minutes: a step that is left is not come back to.
+    let statement = format!("{minutes} union all {hours} order by 4, 5");
+    read(snapshot, hosts, statement, since, untils, |host, row| {
+        let from = micros_of(row, 3)?;
+        let present = row.try_get::<i64, _>(4)?.cast_unsigned();
+        minutes_of(host, measures, [since, from], present, row)
+    })
+    .await
 }
 
 /// The minutes of a row, each of all measures.

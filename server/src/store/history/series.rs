@@ -26,6 +26,11 @@ pub(super) const BATCH_BYTES_FULL: usize = 1 << 20;
 /// A batch as small as this is read at once, without a thread.
 const BATCH_BYTES_AT_ONCE: usize = 64 << 10;
 
+/// Begins to read what is stored as of one moment. Dropping a partition is seen at once, whatever the moment: none of the
+/// head goes while this is held.
+pub(super) const BEGIN_SNAPSHOT: &str =
+    "begin isolation level repeatable read read only; lock table only head in access share mode";
+
 /// A stretch of time to be read of some hosts: of whole minutes or hours, where rollups of these may be read.
 #[derive(Debug, Clone, Copy)]
 pub struct SeriesPage<'a> {
@@ -107,8 +112,7 @@ impl Store {
         page: SeriesPage<'_>,
     ) -> Result<PageRead, ReadError> {
         let failed = StoreError::during("read history");
-        let mut snapshot =
-            self.pool.begin_with("begin isolation level repeatable read read only").await.map_err(&failed)?;
+        let mut snapshot = self.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(&failed)?;
         let read = read_page(&mut snapshot, hosts, page).await?;
         snapshot.commit().await.map_err(&failed)?;
         Ok(read)
@@ -162,8 +166,12 @@ async fn read_page(
         ticks_from.iter().map(|from| from - if is_continued(*from) { 0 } else { LOOKBACK }).collect();
     let last_compacted = watermarks.iter().flatten().copied().max();
     let has_chunks = last_compacted.is_some_and(|through| through >= first - LOOKBACK) && first < page.until;
-    let in_head =
-        has_chunks && prefers_head(&hosts, page) && head_has(snapshot, first - LOOKBACK, page.until).await?;
+    // Not of a time that is compacted whole: its partition may have been dropped, and made again for a host that was late.
+    let is_recent = last_compacted.is_none_or(|through| through < page.until);
+    let in_head = has_chunks
+        && is_recent
+        && prefers_head(&hosts, page)
+        && head_has(snapshot, first - LOOKBACK, page.until).await?;
     if has_chunks && !in_head {
         let rows;
         (hosts, rows) = chunk::read_chunks(snapshot, hosts, page, &froms).await?;
@@ -183,10 +191,6 @@ async fn read_page(
         let rows;
         (hosts, rows) = head::read_head(snapshot, hosts, page, &behind, &anchors).await?;
         note(StoredTier::Head, rows, anchors.iter().copied().min().unwrap_or(page.since), page.until);
-    }
-    if in_head && !head_has(snapshot, first - LOOKBACK, page.until).await? {
-        // Retention dropped a partition between the two looks: what was read may lack it.
-        return Err(StoreError::HeadGone.into());
     }
     Ok(PageRead { hosts, tiers, gaps })
 }

@@ -19,7 +19,7 @@ use super::{
         timestamp::{from_timestamptz, from_unix_usec, start_of_utc_day, to_timestamptz, unix_usec},
     },
     chunk::{ChunkOf, wanted_chunks},
-    series::{HOUR, TierRead},
+    series::{BEGIN_SNAPSHOT, HOUR, TierRead},
 };
 
 /// The most ticks that one page reads: the reader holds no more than this many payloads.
@@ -117,8 +117,7 @@ impl HistoryReader {
             Progress::Done => return Ok(None),
         };
         let failed = StoreError::during("read history");
-        let begin = "begin isolation level repeatable read read only";
-        let mut snapshot = self.store.pool.begin_with(begin).await.map_err(&failed)?;
+        let mut snapshot = self.store.pool.begin_with(BEGIN_SNAPSHOT).await.map_err(&failed)?;
         let watermark = watermark_of(&mut snapshot, self.host_id).await?;
         let (points, next) = match watermark.filter(|watermark| *watermark > through) {
             Some(watermark) => self.chunk_page(&mut snapshot, through, watermark).await?,
