@@ -48,7 +48,7 @@ impl RetentionLimits {
     }
 }
 
-/// What retention did since the server started. Shared with who reports it.
+/// What retention did since the server started.
 #[derive(Debug, Default)]
 pub struct RetentionProgress {
     dropped: AtomicU64,

@@ -9,9 +9,10 @@ use super::{
     HourRow, MinuteRow, Store, StoreError,
     codec::CgroupKey,
     copy::CopyRows,
+    history::keyframe_before,
     partitions::Tier,
     rollups::{insert_hours, insert_minutes, take_hours},
-    timestamp::{from_timestamptz, from_unix_usec, start_of_utc_day, to_timestamptz, unix_usec},
+    timestamp::{from_timestamptz, from_unix_usec, to_timestamptz, unix_usec},
 };
 
 /// The most ticks of one page: as many payloads are held at one time.
@@ -141,21 +142,9 @@ impl Store {
 
     /// The host's last keyframe at or before a tick, of the same UTC day: reading that tick begins there.
     pub async fn keyframe_of(&self, host_id: Uuid, at_usec: i64) -> Result<Option<i64>, StoreError> {
-        let at = from_unix_usec(at_usec);
-        let found = sqlx::query_scalar(
-            "select tick_at
-             from head
-             where host_id = $1 and tick_at >= $2 and tick_at <= $3 and keyframe
-             order by tick_at desc
-             limit 1",
-        )
-        .bind(host_id)
-        .bind(to_timestamptz(start_of_utc_day(at)))
-        .bind(to_timestamptz(at))
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(StoreError::during("find keyframe"))?;
-        Ok(found.map(|at| unix_usec(from_timestamptz(at))))
+        let failed = StoreError::during("find keyframe");
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        Ok(keyframe_before(&mut connection, host_id, from_unix_usec(at_usec)).await?.map(unix_usec))
     }
 
     /// A page of the host's payloads with their times, from one time through another; the last one is not full.

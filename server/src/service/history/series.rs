@@ -26,7 +26,8 @@ const CGROUPS_OF_A_HOST: usize = 500;
 /// The most hosts that are read together, and the most cgroups, as far as is known.
 const HOSTS_TOGETHER_MAX: usize = 256;
 const CGROUPS_TOGETHER_MAX: usize = 100_000;
-/// The most rows of chunks that a page reads of all its hosts, and of one: it has a row per cgroup and hour.
+/// The most rows of chunks that a page reads of all its hosts, and of one: it has a row per cgroup and hour,
+/// or several where ticks are closer than five seconds.
 const PAGE_ROWS_MAX: usize = 200_000;
 const PAGE_HOST_ROWS_MAX: usize = 20_000;
 const HOUR: i64 = 3_600_000_000;

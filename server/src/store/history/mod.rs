@@ -11,6 +11,7 @@ mod select;
 mod series;
 mod ticks;
 
+pub(super) use self::ticks::keyframe_before;
 pub use self::{
     rollup::is_rolled_up,
     select::{CgroupFilter, CgroupSelector, StoredCgroup, WorkloadNames},

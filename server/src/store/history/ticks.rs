@@ -264,7 +264,7 @@ async fn watermark_of(snapshot: &mut PgConnection, host_id: Uuid) -> Result<Opti
 }
 
 /// The last keyframe of the same UTC day at or before `at`.
-async fn keyframe_before(
+pub(in super::super) async fn keyframe_before(
     snapshot: &mut PgConnection,
     host_id: Uuid,
     at: SystemTime,
